@@ -1,0 +1,59 @@
+# make help lists what there is. make ci is exactly what CI runs.
+MODULES     := schemas events projections services loadtest
+PACKAGES    := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+DATA     ?= data
+SPEED    ?= 60
+DEMO     ?= 1
+FUZZTIME ?= 10s
+COUNT    ?= 5
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race fuzz bench lint modules vuln tidy ci clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/tacho and bin/fleet
+	go build -o bin/tacho ./services/cmd/tacho
+	go build -o bin/fleet ./loadtest/cmd/fleet
+
+run: build ## start everything and play the demo fleet (SPEED=60, DEMO=0 without it, DATA=data)
+	@exec bin/fleet run --tacho bin/tacho --data $(DATA) --speed $(SPEED) --demo=$(DEMO)
+
+test: ## build and pass every test
+	go build $(PACKAGES)
+	go test -timeout 20m $(PACKAGES)
+
+race: ## the short tests under the race detector
+	go test -race -short -timeout 20m $(PACKAGES)
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	@set -e; git grep -l '^func Fuzz' -- '*_test.go' | while read -r f; do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$f"); do \
+	    go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; done; done
+
+bench: build ## ratios against bare JetStream, nats-server's MQTT and bare ClickHouse, in one run (COUNT=5 medians)
+	bin/fleet bench --tacho bin/tacho --count $(COUNT)
+
+lint: ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $(MODULES)); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	go vet $(PACKAGES)
+	go run $(STATICCHECK) $(PACKAGES)
+
+modules: ## every module builds, vets and is tidy without the workspace
+	@set -e; for m in $(MODULES); do echo "$$m, GOWORK=off"; \
+	  (cd $$m && GOWORK=off go build ./... && GOWORK=off go vet ./... && GOWORK=off go mod tidy -diff); done
+
+vuln: ## known vulnerabilities (needs the vulnerability database; says so when it cannot be reached)
+	@for m in $(MODULES); do (cd $$m && go run $(GOVULNCHECK) ./...) || echo "$$m: NOT CHECKED or vulnerable, see above"; done
+
+tidy: ## go mod tidy in every module
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done; go work sync
+
+ci: lint modules race fuzz test ## everything CI runs, tests last
+
+clean: ## remove bin (the data folder stays)
+	rm -rf bin
