@@ -1,0 +1,41 @@
+package problem
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// Of turns an error of the log, or a *Problem, into a problem; ok is false when
+// it knows the error's class no better than Internal.
+func Of(err error) (p *Problem, ok bool) {
+	if errors.As(err, &p) {
+		return p, true
+	}
+	var conflict *events.ConflictError
+	var truncated *events.TruncatedError
+	switch {
+	case errors.As(err, &conflict):
+		details := map[string]any{"stream": conflict.Stream.String()}
+		if conflict.Actual != 0 {
+			details["actual"] = conflict.Actual
+		}
+		return New(Conflict, err.Error(), details), true
+	case errors.As(err, &truncated):
+		return New(HistoryTruncated, err.Error(), map[string]any{"oldest": truncated.Oldest}), true
+	case errors.Is(err, events.ErrTooLarge):
+		return New(PayloadTooLarge, err.Error(), nil), true
+	case errors.Is(err, events.ErrFull):
+		return New(LogFull, err.Error(), nil), true
+	case errors.Is(err, events.ErrUnknown):
+		return New(OutcomeUnknown, err.Error(), nil), true
+	case errors.Is(err, events.ErrInvalid):
+		return New(InvalidRequest, err.Error(), nil), true
+	case errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrDiverged):
+		return New(Unavailable, err.Error(), nil), true
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return New(Unavailable, err.Error(), nil), true
+	}
+	return New(Internal, err.Error(), nil), false
+}
