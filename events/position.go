@@ -37,3 +37,12 @@ type Cursor struct {
 	Position Position `json:"position"`
 	ID       string   `json:"id"`
 }
+
+// PartitionsOf lists all partitions of a log with n of telemetry, ascending.
+func PartitionsOf(n int) []uint16 {
+	ps := make([]uint16, 0, n+2)
+	for p := range n {
+		ps = append(ps, uint16(p))
+	}
+	return append(ps, ControlPartition, DeadLetterPartition)
+}

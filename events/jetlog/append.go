@@ -1,0 +1,122 @@
+package jetlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// The server's answers to an expectation that does not hold: the second comes
+// for atomic batches also from a single server.
+const (
+	codeWrongLastSequence         = 10071
+	codeWrongLastSequenceConstant = 10164
+)
+
+// Append implements events.Log. Several events are one atomic batch, with the
+// expectation on the first.
+func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Event) (events.Position, error) {
+	if len(evs) == 0 {
+		return events.Position{}, fmt.Errorf("append: no events: %w", events.ErrInvalid)
+	}
+	stream := evs[0].Stream
+	fail := func(err error) (events.Position, error) {
+		return events.Position{}, fmt.Errorf("append %s: %w", stream, err)
+	}
+	select {
+	case <-l.closed:
+		return fail(events.ErrClosed)
+	default:
+	}
+	msgs := make([]*nats.Msg, len(evs))
+	for i := range evs {
+		e := &evs[i]
+		if err := e.Validate(); err != nil {
+			return fail(err)
+		}
+		if e.Stream != stream {
+			return fail(fmt.Errorf("events of %s with them: %w", e.Stream, events.ErrInvalid))
+		}
+		if limit := l.maxPayload(); len(e.Payload) > limit {
+			return fail(fmt.Errorf("%d bytes, at most %d: %w", len(e.Payload), limit, events.ErrTooLarge))
+		}
+		h := headerOf(e)
+		if h == nil {
+			h = nats.Header{}
+		}
+		msgs[i] = &nats.Msg{Subject: e.Subject(), Header: h, Data: e.Payload}
+	}
+	if seq, expected := expect.Seq(); expected {
+		if stream.Kind == events.Telemetry {
+			return fail(fmt.Errorf("telemetry carries no expectation: %w", events.ErrInvalid))
+		}
+		msgs[0].Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(seq, 10))
+	}
+	seq, err := l.publish(ctx, msgs)
+	if err != nil {
+		return events.Position{}, l.appendError(ctx, stream, expect, err)
+	}
+	partition := stream.PartitionIn(l.cfg.Partitions)
+	if s := l.syncs[partition]; s != nil {
+		if err := s.sync(); err != nil {
+			return fail(fmt.Errorf("%w: %w", events.ErrUnknown, err))
+		}
+	}
+	return events.Position{Epoch: l.epochs[partition], Partition: partition, Seq: seq}, nil
+}
+
+// publish stores the messages, all or none, and returns the last one's sequence.
+func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (uint64, error) {
+	if len(msgs) == 1 {
+		ack, err := l.js.PublishMsg(ctx, msgs[0], jetstream.WithRetryAttempts(0))
+		if err != nil {
+			return 0, err
+		}
+		return ack.Sequence, nil
+	}
+	ack, err := jetstreamext.PublishMsgBatch(ctx, l.js, msgs)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+func (l *Log) appendError(ctx context.Context, stream events.Stream, expect events.Expect, err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return fmt.Errorf("append %s: %w: %w", stream, events.ErrUnknown, err)
+	}
+	switch api.ErrorCode {
+	case codeWrongLastSequence, codeWrongLastSequenceConstant:
+		conflict := &events.ConflictError{Stream: stream, Expected: expect}
+		if last, err := l.last(ctx, stream); err == nil {
+			conflict.Actual = last
+		}
+		return conflict
+	default:
+		return fmt.Errorf("append %s: %w", stream, refusal(api))
+	}
+}
+
+// last returns the sequence of a control stream's newest event, 0 without one.
+func (l *Log) last(ctx context.Context, stream events.Stream) (uint64, error) {
+	s, err := l.reader.Stream(ctx, streamName(stream.PartitionIn(l.cfg.Partitions)))
+	if err != nil {
+		return 0, err
+	}
+	msg, err := s.GetLastMsgForSubject(ctx, stream.Filter())
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return msg.Sequence, nil
+}

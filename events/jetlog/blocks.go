@@ -1,0 +1,133 @@
+package jetlog
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// blockFiles syncs the message blocks of one stream of a server on this host.
+//
+// In its default persist mode the server has written a message to its block
+// file before it acknowledges it, and an fsync through any descriptor covers
+// what was written through another. So after an acknowledgement it is enough
+// to sync the blocks that can have been written since the last sync: the
+// newest one known, and those that came after it. The layout leaned on is
+// <store>/jetstream/<account>/streams/<stream>/msgs/<n>.blk, n counting up.
+type blockFiles struct {
+	dir           string
+	stream        string
+	before, after func(stream string, files []string)
+	count         atomic.Uint64
+
+	mu     sync.Mutex
+	newest uint64
+	file   *os.File
+}
+
+func openBlockFiles(cfg Config, stream string) (*blockFiles, error) {
+	dir := filepath.Join(cfg.StoreDir, "jetstream", cfg.Account, "streams", stream, "msgs")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the block files of %s (is the server on this host, with this store directory and account?): %w", stream, err)
+	}
+	b := &blockFiles{dir: dir, stream: stream, before: cfg.BeforeSync, after: cfg.AfterSync}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".blk")
+		if n, err := strconv.ParseUint(name, 10, 64); ok && err == nil && n > b.newest {
+			b.newest = n
+		}
+	}
+	// The way to the blocks must survive as well: the stream's own files and
+	// every directory up to the store, once.
+	for _, path := range []string{"../meta.inf", "../meta.sum", ".", "..", "../..", "../../..", "../../../.."} {
+		if err := syncPath(filepath.Join(dir, path)); err != nil {
+			return nil, fmt.Errorf("sync %s: %w", stream, err)
+		}
+	}
+	return b, nil
+}
+
+// sync returns once everything that the server has written to the stream
+// before the call is on disk.
+func (b *blockFiles) sync() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.file == nil {
+		if err := b.open(max(b.newest, 1)); err != nil {
+			return err
+		}
+	}
+	var files []string
+	for grown := false; ; grown = true {
+		_, err := os.Stat(b.path(b.newest + 1))
+		last := os.IsNotExist(err)
+		if err != nil && !last {
+			return fmt.Errorf("sync %s: %w", b.stream, err)
+		}
+		if files = append(files, b.file.Name()); b.before != nil {
+			b.before(b.stream, files[len(files)-1:])
+		}
+		if err := b.file.Sync(); err != nil {
+			// After a failed fsync nobody knows what is on disk, and a repeat may
+			// report success for pages that were dropped: the log can't go on.
+			return fmt.Errorf("sync %s: %w", b.file.Name(), err)
+		}
+		b.count.Add(1)
+		if last {
+			if grown {
+				if err := syncPath(b.dir); err != nil {
+					return fmt.Errorf("sync %s: %w", b.stream, err)
+				}
+			}
+			break
+		}
+		if err := b.open(b.newest + 1); err != nil {
+			return err
+		}
+	}
+	if b.after != nil {
+		b.after(b.stream, files)
+	}
+	return nil
+}
+
+func (b *blockFiles) path(n uint64) string {
+	return filepath.Join(b.dir, strconv.FormatUint(n, 10)+".blk")
+}
+
+func (b *blockFiles) open(n uint64) error {
+	f, err := os.Open(b.path(n))
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", b.stream, err)
+	}
+	if b.file != nil {
+		_ = b.file.Close() // opened for reading; nothing can be lost
+	}
+	b.file, b.newest = f, n
+	return nil
+}
+
+func (b *blockFiles) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.file == nil {
+		return nil
+	}
+	err := b.file.Close()
+	b.file = nil
+	return err
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,95 @@
+package jetlog
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Durability is what an acknowledged event survives.
+type Durability int
+
+const (
+	Disk Durability = iota // power failure: synced to disk before it is acknowledged
+	OS                     // kill -9 of any process: written to the operating system
+	Fast                   // a clean stop: the server may still hold it in memory
+)
+
+func (d Durability) String() string {
+	return [...]string{"disk", "os", "fast"}[d]
+}
+
+// ParseDurability reads "disk", "os" or "fast".
+func ParseDurability(s string) (Durability, error) {
+	for d := Disk; d <= Fast; d++ {
+		if s == d.String() {
+			return d, nil
+		}
+	}
+	return 0, fmt.Errorf("durability %q is none of disk, os, fast", s)
+}
+
+// Config says where the log is and what it promises.
+type Config struct {
+	// Publish carries appends, Read everything that is read. They may be the
+	// same; in one process with the server, publishing in-process and reading
+	// over TCP is fastest. Publish must not buffer while it is disconnected
+	// (nats.ReconnectBufSize(-1)), else an append of unknown outcome could
+	// still happen after it was looked for.
+	Publish, Read *nats.Conn
+
+	Durability Durability
+
+	// StoreDir is the JetStream store directory of a server on this host, as
+	// its configuration names it; Account is the account of the connections
+	// ("" is $G). With them, Disk syncs the block files itself. Without, Disk
+	// uses atomic batches, which a server with sync_interval "always" syncs
+	// before it answers.
+	StoreDir string
+	Account  string
+
+	Partitions int   // of telemetry, 1 to 256; 0 is 1. Fixed when the streams are created.
+	Replicas   int   // of every stream; 0 is 1
+	MaxBytes   int64 // of every stream; 0 is no limit but the disk's
+	Window     int   // events enqueued and not yet acknowledged, per partition; 0 is 32,768
+
+	Logger *slog.Logger
+
+	// BeforeSync and AfterSync, for tests, are called around every fsync of a
+	// stream with the paths that it covers.
+	BeforeSync, AfterSync func(stream string, files []string)
+}
+
+func (c *Config) complete() error {
+	if c.Read == nil {
+		c.Read = c.Publish
+	}
+	if c.Partitions == 0 {
+		c.Partitions = 1
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
+	}
+	if c.Window == 0 {
+		c.Window = 32768
+	}
+	if c.Account == "" {
+		c.Account = "$G"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	var errs []error
+	if c.Publish == nil {
+		errs = append(errs, errors.New("no connection"))
+	}
+	if c.Partitions < 1 || c.Partitions > 256 {
+		errs = append(errs, fmt.Errorf("%d partitions: 1 to 256 are possible", c.Partitions))
+	}
+	if c.Durability < Disk || c.Durability > Fast {
+		errs = append(errs, fmt.Errorf("unknown durability %d", c.Durability))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,170 @@
+package jetlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// pullMessages is how many messages a reader asks for at a time: with the
+// client's default of 500 the reader waits for the server half of the time.
+const pullMessages = 5000
+
+// Follow implements events.Log: one unfiltered ordered reader (DESIGN D10). A
+// reader that gets nothing though there is something is replaced by the client
+// on the first heartbeat it misses.
+func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		fail := func(err error) { yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, err)) }
+		epoch, ok := l.epochs[partition]
+		if !ok {
+			fail(fmt.Errorf("the log has no such partition: %w", events.ErrInvalid))
+			return
+		}
+		if err := l.verify(ctx, partition, epoch, after); err != nil {
+			if ctx.Err() == nil {
+				fail(err)
+			}
+			return
+		}
+		for e, err := range l.scan(ctx, partition, after.Position.Seq+1) {
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// verify holds the cursor against the log: the event at its position must
+// still be the one it names.
+func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after events.Cursor) error {
+	if after.Position.Seq == 0 {
+		return nil
+	}
+	if after.Position.Epoch != epoch {
+		return fmt.Errorf("the cursor is of epoch %d, the log of %d: %w", after.Position.Epoch, epoch, events.ErrDiverged)
+	}
+	s, err := l.reader.Stream(ctx, streamName(partition))
+	if err != nil {
+		return err
+	}
+	state := s.CachedInfo().State
+	at := func(seq uint64) events.Position {
+		return events.Position{Epoch: epoch, Partition: partition, Seq: seq}
+	}
+	switch seq := after.Position.Seq; {
+	case seq > state.LastSeq:
+		return fmt.Errorf("the log ends at %s, the cursor is at %s: %w", at(state.LastSeq), after.Position, events.ErrDiverged)
+	case seq+1 < state.FirstSeq:
+		return &events.TruncatedError{Asked: after.Position, Oldest: at(state.FirstSeq)}
+	case seq < state.FirstSeq:
+		return nil // purged right up to the cursor
+	}
+	msg, err := s.GetMsg(ctx, after.Position.Seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // removed from the middle of the log, on purpose
+	}
+	if err != nil {
+		return err
+	}
+	d := decoder{epoch: epoch, partition: partition, subjects: map[string]envelope{}}
+	e, err := d.decode(msg.Subject, msg.Header, msg.Data, msg.Sequence, msg.Time)
+	if err != nil {
+		return err
+	}
+	if e.ID != after.ID {
+		return fmt.Errorf("the event at %s is %s, the cursor names %s: %w", after.Position, e.ID, after.ID, events.ErrDiverged)
+	}
+	return nil
+}
+
+// scan yields a partition's events from a sequence on, and goes on with new ones.
+func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		fail := func(err error) {
+			if ctx.Err() == nil {
+				yield(events.Event{}, fmt.Errorf("read partition %d: %w", partition, err))
+			}
+		}
+		consumer, err := l.reader.OrderedConsumer(ctx, streamName(partition), jetstream.OrderedConsumerConfig{
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:   max(from, 1),
+		})
+		if err != nil {
+			fail(err)
+			return
+		}
+		msgs, err := consumer.Messages(jetstream.PullMaxMessages(pullMessages), jetstream.PullHeartbeat(5*time.Second))
+		if err != nil {
+			fail(err)
+			return
+		}
+		defer msgs.Stop()
+		stop := context.AfterFunc(ctx, msgs.Stop)
+		defer stop()
+		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
+		for {
+			msg, err := msgs.Next()
+			if err != nil {
+				if errors.Is(err, jetstream.ErrNoHeartbeat) {
+					continue // the client has already asked again
+				}
+				fail(err)
+				return
+			}
+			seq, at, err := metadata(msg.Reply())
+			if err != nil {
+				fail(err)
+				return
+			}
+			e, err := d.decode(msg.Subject(), msg.Headers(), msg.Data(), seq, at)
+			if err != nil {
+				fail(err)
+				return
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// metadata reads stream sequence and arrival time from a delivery's reply
+// subject, without the allocations of jetstream.Msg.Metadata:
+//
+//	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
+//	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
+func metadata(reply string) (seq uint64, at time.Time, err error) {
+	field := 5
+	if strings.Count(reply, ".") >= 10 {
+		field = 7
+	}
+	rest := reply
+	for i := 0; ; i++ {
+		token, more, found := strings.Cut(rest, ".")
+		switch i {
+		case field:
+			if seq, err = strconv.ParseUint(token, 10, 64); err != nil {
+				return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+			}
+		case field + 2:
+			nanos, err := strconv.ParseInt(token, 10, 64)
+			if err != nil {
+				return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+			}
+			return seq, time.Unix(0, nanos).UTC(), nil
+		}
+		if !found {
+			return 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
+		}
+		rest = more
+	}
+}

@@ -1,0 +1,139 @@
+package jetlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// mend brings a batch to an end that the server did not take whole: what is
+// missing is sent again, what the server refuses is refused to its sender, and
+// what nobody knows is first looked for in the stream's tail (DESIGN D3).
+// Sent again, an event may come behind younger ones of its device; each has
+// its own time, so no fold depends on that.
+func (c *committer) mend(b *batch) {
+	c.gate.Lock()
+	defer c.gate.Unlock()
+	b.outcomes = make([]error, len(b.items))
+	missing := make([]int, 0, len(b.items)-b.stored)
+	for i := b.stored; i < len(b.items); i++ {
+		missing = append(missing, i)
+	}
+	err := b.err
+	var giveUp <-chan time.Time
+	for attempt := 0; len(missing) > 0; attempt++ {
+		if c.isStopping() && giveUp == nil {
+			giveUp = time.After(resolveTimeout)
+		}
+		select {
+		case <-giveUp:
+			for _, i := range missing {
+				b.outcomes[i] = fmt.Errorf("%w: %w", events.ErrUnknown, err)
+			}
+			return
+		default:
+		}
+		switch {
+		case errors.Is(err, events.ErrFull) || errors.Is(err, events.ErrTooLarge) && len(missing) == 1:
+			for _, i := range missing {
+				b.outcomes[i] = err
+			}
+			return
+		case errors.Is(err, events.ErrUnknown):
+			c.l.cfg.Logger.Warn("outcome of an append is unknown; looking for it in the log", "stream", c.stream, "events", len(missing), "error", err)
+			still, lookErr := c.lookFor(b, missing)
+			if lookErr != nil {
+				err = fmt.Errorf("%w: %w", events.ErrUnknown, lookErr)
+				time.Sleep(min(time.Duration(attempt+1)*100*time.Millisecond, 2*time.Second))
+				continue
+			}
+			missing = still
+		case attempt > 0: // alone it may be refused for a reason of its own
+			time.Sleep(min(time.Duration(attempt)*50*time.Millisecond, 2*time.Second))
+		}
+		missing, err = c.sendAgain(b, missing)
+	}
+}
+
+func (c *committer) isStopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopping
+}
+
+// sendAgain sends what is missing as a batch of its own and returns what is
+// still missing. A first event that is refused twice is refused to its sender,
+// so that it can't hold up the others.
+func (c *committer) sendAgain(b *batch, missing []int) ([]int, error) {
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	part := &batch{id: b.id + "r" + fmt.Sprint(len(missing)), answered: make(chan struct{})}
+	for _, i := range missing {
+		part.items = append(part.items, b.items[i])
+	}
+	c.register(part)
+	defer c.forget(part)
+	if err := c.send(part); err != nil {
+		part.fail(err)
+	}
+	part.wait()
+	if part.err == nil {
+		c.confirmed = max(c.confirmed, part.seq)
+		return nil, nil
+	}
+	rest := missing[part.stored:]
+	if part.stored == 0 && !errors.Is(part.err, events.ErrUnknown) && !errors.Is(part.err, events.ErrFull) {
+		b.outcomes[rest[0]] = part.err
+		rest = rest[1:]
+	}
+	return rest, part.err
+}
+
+// lookFor returns which of the missing items are not in the stream. It waits
+// until the server answers, so that nothing that was sent before is still on
+// its way: the barrier is an append that the server must refuse, and it takes
+// the appends of a stream in the order in which they reached it.
+func (c *committer) lookFor(b *batch, missing []int) ([]int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	if err := c.l.cfg.Publish.FlushWithContext(ctx); err != nil {
+		return nil, fmt.Errorf("reach the server: %w", err)
+	}
+	barrier := &nats.Msg{Subject: b.items[missing[0]].event.Subject(), Header: nats.Header{}}
+	barrier.Header.Set(nats.ExpectedStreamHdr, "barrier")
+	if _, err := c.l.cfg.Publish.RequestMsgWithContext(ctx, barrier); err != nil {
+		return nil, fmt.Errorf("barrier: %w", err)
+	}
+	tail, err := c.l.Tail(ctx, c.partition)
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]int{}
+	if tail.Seq > c.confirmed {
+		for e, err := range c.l.scan(ctx, c.partition, c.confirmed+1) {
+			if err != nil {
+				return nil, err
+			}
+			there[e.Stream.ID+"\x00"+e.ID]++
+			if e.Position.Seq >= tail.Seq {
+				break
+			}
+		}
+	}
+	still := missing[:0:0]
+	for _, i := range missing {
+		key := b.items[i].event.Stream.ID + "\x00" + b.items[i].event.ID
+		if there[key] > 0 {
+			there[key]--
+			continue
+		}
+		still = append(still, i)
+	}
+	return still, nil
+}

@@ -1,0 +1,94 @@
+package jetlog
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// The headers of an event (DESIGN.md, "Envelope"). Telemetry usually has none:
+// its type and schema version stand in the subject, and its id is the one that
+// events.DeriveID gives.
+const (
+	headerID       = "Id" // where it is not the derived one
+	headerType     = "Ty" // of control facts
+	headerSchema   = "Sv" // of control facts, when not 0
+	headerReceived = "At" // of imported events: the arrival time, RFC 3339 with nanoseconds
+)
+
+func headerOf(e *events.Event) nats.Header {
+	if e.Stream.Kind == events.Telemetry || e.Stream.Kind == events.DeadLetter {
+		if e.ID == events.DeriveID(e.Stream.ID, e.Type, e.Payload) {
+			return nil
+		}
+		return nats.Header{headerID: []string{e.ID}}
+	}
+	h := nats.Header{headerID: []string{e.ID}, headerType: []string{e.Type}}
+	if e.Schema != 0 {
+		h[headerSchema] = []string{strconv.FormatUint(uint64(e.Schema), 10)}
+	}
+	return h
+}
+
+// A decoder turns messages into events. It remembers subjects, so that reading
+// a busy stream parses and allocates each of them once.
+type decoder struct {
+	epoch     uint32
+	partition uint16
+	subjects  map[string]envelope
+}
+
+type envelope struct {
+	stream events.Stream
+	typ    string
+	schema uint32
+}
+
+const rememberedSubjects = 1 << 16
+
+func (d *decoder) decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (events.Event, error) {
+	env, ok := d.subjects[subject]
+	if !ok {
+		var err error
+		if env.stream, env.typ, env.schema, err = events.ParseSubject(subject); err != nil {
+			return events.Event{}, fmt.Errorf("event %d: %w", seq, err)
+		}
+		if len(d.subjects) >= rememberedSubjects {
+			clear(d.subjects)
+		}
+		d.subjects[subject] = env
+	}
+	e := events.Event{
+		Stream: env.stream, Type: env.typ, Schema: env.schema, Payload: data, Received: at,
+		Position: events.Position{Epoch: d.epoch, Partition: d.partition, Seq: seq},
+	}
+	if h == nil {
+		e.ID = events.DeriveID(e.Stream.ID, e.Type, e.Payload)
+		return e, nil
+	}
+	if e.ID = h.Get(headerID); e.ID == "" {
+		e.ID = events.DeriveID(e.Stream.ID, e.Type, e.Payload)
+	}
+	if e.Type == "" {
+		e.Type = h.Get(headerType)
+	}
+	if v := h.Get(headerSchema); v != "" {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil {
+			return e, fmt.Errorf("event %d: schema version %q: %w", seq, v, events.ErrInvalid)
+		}
+		e.Schema = uint32(n)
+	}
+	if v := h.Get(headerReceived); v != "" {
+		t, err := time.Parse(time.RFC3339Nano, v)
+		if err != nil {
+			return e, fmt.Errorf("event %d: arrival time %q: %w", seq, v, events.ErrInvalid)
+		}
+		e.Received = t.UTC()
+	}
+	return e, nil
+}

@@ -1,0 +1,75 @@
+package jetlog
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// Read implements events.Log: a filtered ordered reader that ends at the
+// stream's present end. Filters are slow on streams of many subjects; it is for
+// one device, not for projections.
+func (l *Log) Read(ctx context.Context, s events.Stream, upTo events.Position) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		fail := func(err error) { yield(events.Event{}, fmt.Errorf("read %s: %w", s, err)) }
+		partition := s.PartitionIn(l.cfg.Partitions)
+		stream, err := l.reader.Stream(ctx, streamName(partition))
+		if err != nil {
+			fail(err)
+			return
+		}
+		consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{s.Filter()},
+			DeliverPolicy:  jetstream.DeliverAllPolicy,
+		})
+		if err != nil {
+			fail(err)
+			return
+		}
+		info, err := consumer.Info(ctx)
+		if err != nil {
+			fail(err)
+			return
+		}
+		pending := info.NumPending
+		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
+		for pending > 0 && ctx.Err() == nil {
+			batch, err := consumer.Fetch(int(min(pending, 1000)), jetstream.FetchContext(ctx))
+			if err != nil {
+				fail(err)
+				return
+			}
+			got := uint64(0)
+			for msg := range batch.Messages() {
+				got++
+				seq, at, err := metadata(msg.Reply())
+				if err != nil {
+					fail(err)
+					return
+				}
+				if seq > upTo.Seq {
+					return
+				}
+				e, err := d.decode(msg.Subject(), msg.Headers(), msg.Data(), seq, at)
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+			if err := batch.Error(); err != nil && ctx.Err() == nil {
+				fail(err)
+				return
+			}
+			if got == 0 {
+				return
+			}
+			pending -= min(got, pending)
+		}
+		if err := ctx.Err(); err != nil {
+			fail(err)
+		}
+	}
+}
