@@ -5,39 +5,45 @@ import (
 	"math"
 	"slices"
 	"strings"
-
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // A node is one field of a source: an object with children that is flattened
 // away, or a leaf that fills a column. Both compilers make trees of it, the
 // compatibility check compares them, the decoders are built from them.
 type node struct {
-	name     string   // as the source has it
-	alias    []string // further names in JSON: lowerCamel, names of earlier versions
-	column   string   // name of the column, given by an earlier version; else from the names
-	tag      int32
-	kind     Kind // Invalid for an object
-	list     bool
-	isMap    bool
-	keyKind  Kind
-	nullable bool
-	required bool
-	retired  bool
-	sampled  bool // the sample's own time: fills the column time
-	strings  bool // JSON strings hold numbers too (protojson)
-	children []*node
+	name      string   // as the source has it
+	alias     []string // further names in JSON: lowerCamel, names of earlier versions
+	column    string   // name of the column, given by an earlier version; else from the names
+	tag       int32
+	kind      Kind // Invalid for an object
+	list      bool
+	isMap     bool
+	nullable  bool
+	required  bool
+	retired   bool
+	renamed   string // JSON Schema: the name in an earlier version
+	sampled   bool   // the sample's own time: fills the column time
+	canBeNull bool   // JSON Schema: null is declared
+	strings   bool   // JSON strings hold numbers too, as protojson writes them
+	shape     byte   // JSON leaves: '{' or '[' where nothing else is taken
+	children  []*node
 
-	wire    wire
-	widened bool   // fixed32 of an earlier float is still taken for this double
-	oneof   string // full name of the oneof it belongs to
-	message protoreflect.MessageDescriptor
-	batch   int32 // root only: tag of the repeated samples; 0 if there is no such form
+	wire     wire
+	widened  bool  // the fixed32 of an earlier float is still taken for this double
+	key      *node // of a map
+	inner    *node // of a wrapper message: its value
+	text     *text // JSON leaves of a .proto: how to write their text
+	oneof    string
+	batch    int32      // root only: tag of the repeated samples; 0 if there is no such form
+	reserved []tagRange // objects of a .proto: tags that are given up
 
 	enum   *enumSet
 	limits *limits
 
-	timeUnit    string
+	timeUnit string // s, ms, us, ns, rfc3339 where declared
+	scale    int64  // nanoseconds of a time unit
+	number   Kind   // what protobuf carries for a declared time unit
+
 	unit        string
 	signal      string
 	release     string // root only
@@ -61,11 +67,20 @@ const (
 	wireMessage   // a message kept as JSON text, google.protobuf.Struct among them
 )
 
+// A tagRange holds the tags from first up to, not including, end.
+type tagRange struct{ first, end int32 }
+
+// gaveUp tells whether the message of n reserves a tag.
+func (n *node) gaveUp(tag int32) bool {
+	return slices.ContainsFunc(n.reserved, func(r tagRange) bool { return r.first <= tag && tag < r.end })
+}
+
 // An enumSet is what an enum field may hold.
 type enumSet struct {
-	byNumber map[int32]string
-	names    []string // as declared
-	open     bool     // numbers without a name are kept as their text (.proto)
+	byNumber map[int32]string  // .proto
+	byName   map[string]string // what is stored: of several names of a number the first
+	names    []string          // as declared
+	open     bool              // numbers without a name are kept as their text (.proto)
 }
 
 // limits are the bounds that a JSON Schema sets on a number, both inclusive
@@ -187,13 +202,16 @@ func (f *flattener) claim(column, path string) error {
 func (n *node) field(path []string, tags []int32, retired bool) Field {
 	f := Field{
 		Column: n.column, Path: path,
-		Kind: n.kind, List: n.list, Map: n.isMap, KeyKind: n.keyKind,
+		Kind: n.kind, List: n.list, Map: n.isMap,
 		Nullable: n.nullable, Required: n.required, Retired: n.retired || retired,
 		Unit: n.unit, TimeUnit: n.timeUnit, Signal: n.signal, Description: n.description,
 		Tag: n.tag,
 	}
 	if n.tag != 0 {
 		f.Tags = tags
+	}
+	if n.key != nil {
+		f.KeyKind = n.key.kind
 	}
 	if n.enum != nil {
 		f.Enum = n.enum.byNumber

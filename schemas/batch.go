@@ -1,0 +1,128 @@
+package schemas
+
+import (
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+)
+
+// maxBatchBytes keeps the offsets of every column far from 2^31.
+const maxBatchBytes = 512 << 20
+
+// A Batch collects the samples of messages as Arrow columns. It is not safe for
+// concurrent use.
+type Batch struct {
+	schema *Schema
+	d      *decoder
+	index  *vector // _row
+
+	// Of the message that is being appended.
+	first    int
+	sample   uint32
+	received int64
+	badOnes  []BadSample
+}
+
+// A BadSample is one that could not be decoded while its siblings could.
+type BadSample struct {
+	Index  int    // in its message
+	Reason string // a Reason
+	Detail string // for people: path, offset, what was expected
+	Bytes  []byte // the sample as it came; part of the payload, not a copy
+}
+
+// NewBatch returns an empty batch that takes its memory from mem.
+func (s *Schema) NewBatch(mem memory.Allocator) *Batch {
+	return &Batch{schema: s, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32})}
+}
+
+// Schema is what the batch decodes by.
+func (b *Batch) Schema() *Schema { return b.schema }
+
+// Append decodes one message: a sample or a batch of them. Each good sample
+// becomes a row, each bad one among siblings is reported in bad. Where a sample
+// has no time of its own it gets received.
+//
+// With an error nothing was appended: *DecodeError if the message as a whole, or
+// its only sample, cannot be read; ErrBatchFull if Record has to be called
+// first.
+func (b *Batch) Append(payload []byte, received time.Time) (rows int, bad []BadSample, err error) {
+	if b.d.row > 0 && b.Bytes()+8*int64(len(payload)) > maxBatchBytes {
+		return 0, nil, ErrBatchFull
+	}
+	b.first, b.sample, b.received, b.badOnes = b.d.row, 0, received.UnixMicro(), nil
+	if _, failed := b.d.samples(payload, b); failed != nil {
+		for b.d.row > b.first {
+			b.d.row--
+			b.d.undo()
+			b.index.undo(b.d.row)
+		}
+		return 0, nil, failed
+	}
+	return b.d.row - b.first, b.badOnes, nil
+}
+
+// good implements sink.
+func (b *Batch) good() {
+	row := b.d.row - 1
+	if !b.d.times.has(row) {
+		b.d.times.putBits(row, uint64(b.received))
+	}
+	if b.index.slots <= row {
+		b.index.grow(b.d.slots)
+	}
+	b.index.putBits(row, uint64(b.sample))
+	b.sample++
+}
+
+// bad implements sink.
+func (b *Batch) bad(index int, e *DecodeError, sample []byte) {
+	b.sample++
+	b.badOnes = append(b.badOnes, BadSample{Index: index, Reason: string(e.Reason), Detail: e.Error(), Bytes: sample})
+}
+
+// Rows is how many rows there are.
+func (b *Batch) Rows() int { return b.d.row }
+
+// Bytes is how much memory the rows take.
+func (b *Batch) Bytes() int64 {
+	size := b.index.bytes(b.d.row)
+	for _, v := range b.d.vecs {
+		size += v.bytes(b.d.row)
+	}
+	return size
+}
+
+// Record hands all rows over and empties the batch. The caller must release the
+// record. Its columns are those of Schema.Arrow.
+func (b *Batch) Record() arrow.Record {
+	rows := b.d.row
+	if b.d.slots == 0 {
+		b.d.reserve(1)
+	}
+	if b.index.slots < b.d.slots {
+		b.index.grow(b.d.slots)
+	}
+	columns := make([]arrow.Array, 0, len(b.d.vecs)+1)
+	for _, v := range append(b.d.vecs[:len(b.d.vecs):len(b.d.vecs)], b.index) {
+		columns = append(columns, v.array(rows))
+	}
+	rec := array.NewRecord(b.schema.arrow, columns, int64(rows))
+	for _, c := range columns {
+		c.Release()
+	}
+	b.d.row, b.d.slots = 0, 0
+	b.d.reserve(max(64, rows))
+	b.index.grow(b.d.slots)
+	return rec
+}
+
+// Release gives up the batch's memory. Its rows are gone.
+func (b *Batch) Release() {
+	for _, v := range append(b.d.vecs[:len(b.d.vecs):len(b.d.vecs)], b.index) {
+		v.release()
+	}
+	b.d.row, b.d.slots = 0, 0
+}
