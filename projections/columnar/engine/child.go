@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/ebitengine/purego"
+)
+
+// childEnv marks a process as an engine child; MaybeChild looks for it.
+const childEnv = "TACHO_ENGINE_CHILD"
+
+// An order is what the parent tells the child on its standard input.
+type order struct {
+	Library  string   `json:"library"`
+	Args     []string `json:"args"`
+	HTTP     string   `json:"http"` // the engine's own address, to be stopped through
+	User     string   `json:"user"`
+	Password string   `json:"password"`
+}
+
+// MaybeChild runs the engine and never returns when the process was started as
+// its child. Programs that start engines call it first thing.
+func MaybeChild() {
+	if os.Getenv(childEnv) == "" {
+		return
+	}
+	if err := ChildMain(); err != nil {
+		fmt.Fprintln(os.Stderr, "engine:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// ChildMain is the child: it runs clickhouse-local out of the library until
+// its standard input ends.
+func ChildMain() error {
+	runtime.LockOSThread()
+	in := json.NewDecoder(os.Stdin)
+	var o order
+	if err := in.Decode(&o); err != nil {
+		return fmt.Errorf("read orders: %w", err)
+	}
+	handle, err := purego.Dlopen(o.Library, purego.RTLD_NOW|purego.RTLD_GLOBAL)
+	if err != nil {
+		return fmt.Errorf("load %s: %w", o.Library, err)
+	}
+	var (
+		setSignalHandlers func(int32)
+		run               func(int32, unsafe.Pointer) unsafe.Pointer
+	)
+	// The library's handlers would turn a nil dereference in Go into a hang.
+	purego.RegisterLibFunc(&setSignalHandlers, handle, "chdb_set_signal_handlers_enabled")
+	purego.RegisterLibFunc(&run, handle, "chdb_query_cmdline")
+	setSignalHandlers(0)
+
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		o.stop()
+		time.Sleep(10 * time.Second) // the engine forces an end after 5
+		os.Exit(2)
+	}()
+
+	argv := make([]*byte, 0, len(o.Args)+2)
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	for _, arg := range append([]string{"clickhouse-local"}, o.Args...) {
+		b := append([]byte(arg), 0)
+		pin.Pin(&b[0])
+		argv = append(argv, &b[0])
+	}
+	argv = append(argv, nil)
+	pin.Pin(&argv[0])
+	run(int32(len(argv)-1), unsafe.Pointer(&argv[0]))
+	return nil
+}
+
+// stop ends the query that keeps the engine open. The in-process user is not
+// allowed to, so it goes the way every client goes.
+func (o *order) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+o.HTTP+"/",
+			strings.NewReader("KILL QUERY WHERE query_id != queryID() ASYNC"))
+		if err != nil {
+			return
+		}
+		req.Header.Set("X-ClickHouse-User", o.User)
+		req.Header.Set("X-ClickHouse-Key", o.Password)
+		req.Close = true // an idle connection would delay the end by five seconds
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			time.Sleep(2 * time.Second)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}

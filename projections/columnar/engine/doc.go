@@ -1,0 +1,8 @@
+// Package engine runs ClickHouse as a child process: the real engine, release
+// 26.7, from the library that the npm package @chdb/lib-linux-x64-gnu carries.
+//
+// The child is this program started again (ChildMain): it loads the library
+// without cgo and lets it be clickhouse-local with its listeners open, so that
+// any ClickHouse client can connect. When the parent ends, however it ends, the
+// child's standard input does too, and it stops.
+package engine
