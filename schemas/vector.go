@@ -116,7 +116,7 @@ func (v *vector) putFloat64(i int, x float64) { *at[float64](v, i) = x; v.mark(i
 // putBits stores an integer that is known to fit; unsigned ones as their bits.
 func (v *vector) putBits(i int, x uint64) {
 	switch v.kind {
-	case Int64, Uint64, Time:
+	case Int64, Uint64, Float64, Time:
 		*at[uint64](v, i) = x
 	case Int32, Uint32, Float32:
 		*at[uint32](v, i) = uint32(x)
