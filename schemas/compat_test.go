@@ -10,12 +10,12 @@ import (
 	"github.com/tachograph/tachograph/schemas"
 )
 
-func proto(body string) schemas.Source {
+func protoFile(body string) schemas.Source {
 	return schemas.Source{Format: schemas.FormatProto, Text: "syntax = \"proto3\";\nimport \"google/protobuf/timestamp.proto\";\n" + body}
 }
 
 func message(fields string) schemas.Source {
-	return proto("message Sample {\n" + fields + "\n}\n")
+	return protoFile("message Sample {\n" + fields + "\n}\n")
 }
 
 func jsonSchema(properties string, more ...string) schemas.Source {
@@ -36,7 +36,7 @@ func TestEvolution(t *testing.T) {
 			"add b Array(Int32) after a, add c Map(String, Float64) after b", nil},
 		{"add in the middle", message("optional double a = 1; optional double z = 9;"), message("optional double a = 1; optional string b = 2; optional double z = 9;"), "add b Nullable(String) after a", nil},
 		{"add implicit", message("optional double a = 1;"), message("optional double a = 1; double b = 2;"), "", []string{"field b: a new field must be optional"}},
-		{"add nested", message("optional double a = 1;"), proto("message Sample { optional double a = 1; Sub s = 2; } message Sub { optional bool x = 1; Timestamp2 t = 2; } message Timestamp2 { optional uint64 ms = 1; }"),
+		{"add nested", message("optional double a = 1;"), protoFile("message Sample { optional double a = 1; Sub s = 2; } message Sub { optional bool x = 1; Timestamp2 t = 2; } message Timestamp2 { optional uint64 ms = 1; }"),
 			"add s_x Nullable(Bool) after a, add s_t_ms Nullable(UInt64) after s_x", nil},
 		{"widen int", message("optional int32 a = 1;"), message("optional int64 a = 1;"), "modify a Nullable(Int64)", nil},
 		{"widen sint", message("optional sint32 a = 1;"), message("optional sint64 a = 1;"), "modify a Nullable(Int64)", nil},
@@ -58,10 +58,10 @@ func TestEvolution(t *testing.T) {
 		{"unit", message("optional float a = 1; // @unit km/h"), message("optional float a = 1; // @unit m/s"), "", []string{"field a: unit was km/h, is m/s"}},
 		{"unit named", message("optional float a = 1;"), message("optional float a = 1; // @unit m/s"), "comment a Nullable(Float32)", nil},
 		{"time unit", message("optional int64 t = 1; // @time-unit s"), message("optional int64 t = 1; // @time-unit ms"), "", []string{"field t: time unit was s, is ms"}},
-		{"enum grows", proto("message S { optional E e = 1; } enum E { A = 0; }"), proto("message S { optional E e = 1; } enum E { A = 0; B = 1; }"), "", nil},
-		{"enum changes", proto("message S { optional E e = 1; } enum E { A = 0; B = 1; C = 2; }"), proto("message S { optional E e = 1; } enum E { A = 0; X = 1; }"), "",
+		{"enum grows", protoFile("message S { optional E e = 1; } enum E { A = 0; }"), protoFile("message S { optional E e = 1; } enum E { A = 0; B = 1; }"), "", nil},
+		{"enum changes", protoFile("message S { optional E e = 1; } enum E { A = 0; B = 1; C = 2; }"), protoFile("message S { optional E e = 1; } enum E { A = 0; X = 1; }"), "",
 			[]string{"field e: value 1 was B, is X", "field e: value C = 2 was removed"}},
-		{"message to scalar", proto("message S { M m = 1; } message M { optional int32 x = 1; }"), message("optional int32 m = 1;"), "", []string{"field m: was object, is int32"}},
+		{"message to scalar", protoFile("message S { M m = 1; } message M { optional int32 x = 1; }"), message("optional int32 m = 1;"), "", []string{"field m: was object, is int32"}},
 		{"into a oneof", message("optional int32 a = 1;"), message("oneof x { int32 a = 1; }"), "", []string{"field a: was moved into a oneof"}},
 		{"batch tag", message("optional int32 a = 1;"), message("optional int32 a = 1; optional int32 b = 15;"), "", []string{"samples of a batch had tag 15, have none"}},
 		{"format", message("optional int32 a = 1;"), jsonSchema(`"a":{"type":"integer"}`), "", []string{"format was proto, is json-schema"}},
