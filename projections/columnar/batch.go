@@ -1,0 +1,161 @@
+package columnar
+
+import (
+	"errors"
+	"time"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/schemas"
+)
+
+// A batch is a stretch of one partition on its way into ClickHouse.
+type batch struct {
+	mem         memory.Allocator
+	first, last events.Cursor
+	newest      time.Time // arrival of the last event
+	began       time.Time // when it got its first event, by this process's clock
+	events      int
+	bytes       int64
+
+	log    *eventRows
+	tables map[*schemas.Schema]*messageRows
+	dead   []deadLetter
+}
+
+// A deadLetter is a message or a sample that its schema could not read.
+type deadLetter struct {
+	event          events.Event
+	sample         uint32
+	reason, detail string
+	bytes          []byte
+}
+
+func newBatch(mem memory.Allocator) *batch {
+	return &batch{mem: mem, log: newEventRows(mem), tables: map[*schemas.Schema]*messageRows{}}
+}
+
+// add decodes one event into its rows. schema is nil for control facts and for
+// messages that were accepted without one. ok is false when the batch has to
+// be inserted first; nothing was added then.
+func (b *batch) add(e events.Event, schema *schemas.Schema) (ok bool) {
+	row := rowRef{}
+	if schema != nil {
+		t := b.tables[schema]
+		if t == nil {
+			t = &messageRows{schema: schema, samples: schema.NewBatch(b.mem), meta: newMetaRows(b.mem)}
+			b.tables[schema] = t
+		}
+		before := t.samples.Rows()
+		rows, bad, err := t.samples.Append(e.Payload, e.Received)
+		switch {
+		case errors.Is(err, schemas.ErrBatchFull):
+			return false
+		case err != nil:
+			b.dead = append(b.dead, deadWhole(e, err))
+		}
+		for _, s := range bad {
+			b.dead = append(b.dead, deadLetter{e, uint32(s.Index), s.Reason, s.Detail, s.Bytes})
+		}
+		t.meta.append(&e, rows)
+		b.bytes += int64(rows) * 96
+		if rows > 0 {
+			row = rowRef{t, before}
+		}
+	}
+	b.log.append(&e, row)
+	if b.events == 0 {
+		b.first, b.began = cursorOf(&e), time.Now()
+	}
+	b.last, b.newest = cursorOf(&e), e.Received
+	b.events++
+	b.bytes += int64(2*len(e.Payload)) + 160
+	return true
+}
+
+func deadWhole(e events.Event, err error) deadLetter {
+	d := deadLetter{event: e, reason: "undecodable", detail: err.Error(), bytes: e.Payload}
+	var decode *schemas.DecodeError
+	if errors.As(err, &decode) {
+		d.reason, d.sample = string(decode.Reason), uint32(max(decode.Sample, 0))
+	}
+	return d
+}
+
+func cursorOf(e *events.Event) events.Cursor {
+	return events.Cursor{Position: e.Position, ID: e.ID}
+}
+
+// A block is what one insert writes into one table.
+type block struct {
+	table  string
+	schema *schemas.Schema // nil for the fixed tables
+	record arrow.Record
+	seqs   *array.Uint64
+	rows   *array.Uint32 // nil where an event is one row
+}
+
+func (b *block) release() { b.record.Release() }
+
+// seal turns the batch into blocks: messages first, events last, so that what
+// is in events has its rows in the other tables as well.
+func (b *batch) seal() []*block {
+	var blocks []*block
+	times := map[*messageRows]*array.Timestamp{}
+	for _, t := range b.tables {
+		if t.samples.Rows() == 0 {
+			t.release()
+			continue
+		}
+		blk := t.seal()
+		times[t] = blk.record.Column(1).(*array.Timestamp) // after device
+		blocks = append(blocks, blk)
+	}
+	if len(b.dead) > 0 {
+		blocks = append(blocks, sealDead(b.mem, b.dead))
+	}
+	return append(blocks, b.log.seal(times))
+}
+
+// A messageRows collects the rows of one message table.
+type messageRows struct {
+	schema  *schemas.Schema
+	samples *schemas.Batch
+	meta    *metaRows
+}
+
+func (t *messageRows) release() {
+	t.samples.Release()
+	t.meta.release()
+}
+
+// seal joins the decoded columns and where they come from, in the order of
+// tableColumns.
+func (t *messageRows) seal() *block {
+	samples := t.samples.Record()
+	defer samples.Release()
+	defer t.release()
+	device, rest := t.meta.columns()
+	n := int(samples.NumCols())
+	row := samples.Column(n - 1)
+	fields := []arrow.Field{{Name: "device", Type: arrow.BinaryTypes.String}}
+	columns := []arrow.Array{device}
+	for i := range n - 1 {
+		fields = append(fields, samples.Schema().Field(i))
+		columns = append(columns, samples.Column(i))
+	}
+	seqs := rest[3].(*array.Uint64)
+	fields = append(fields, metaFields[:4]...)
+	columns = append(columns, rest[:4]...)
+	fields = append(fields, arrow.Field{Name: schemas.RowColumn, Type: arrow.PrimitiveTypes.Uint32}, metaFields[4])
+	columns = append(columns, row, rest[4])
+	record := array.NewRecord(arrow.NewSchema(fields, nil), columns, samples.NumRows())
+	device.Release()
+	for _, c := range rest {
+		c.Release()
+	}
+	return &block{table: t.schema.Name(), schema: t.schema, record: record, seqs: seqs, rows: row.(*array.Uint32)}
+}

@@ -1,0 +1,95 @@
+package columnar
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/catalog"
+)
+
+// Config of a writer, which serves one partition of the log.
+type Config struct {
+	Log       events.Log
+	Catalog   *catalog.Catalog
+	Partition uint16
+	Server    Server
+
+	MaxRows  int           // of a batch, over all tables; 0 is 200,000
+	MaxBytes int64         // of a batch in memory; 0 is 64 MiB. Two batches are in memory at most.
+	MaxAge   time.Duration // from a batch's first event to its insert, while the server keeps up; 0 is 400 ms
+
+	Logger *slog.Logger
+
+	// Fault, for tests, is asked before and after each step that can fail
+	// ("insert position", "inserted position", "checkpoint" ...); its error is
+	// the step's.
+	Fault func(step string) error
+}
+
+func (c *Config) complete() error {
+	if c.MaxRows == 0 {
+		c.MaxRows = 200_000
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 64 << 20
+	}
+	if c.MaxAge == 0 {
+		c.MaxAge = 400 * time.Millisecond
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fault == nil {
+		c.Fault = func(string) error { return nil }
+	}
+	if c.Log == nil || c.Catalog == nil {
+		return errors.New("columnar writer: a log and a catalog are needed")
+	}
+	return nil
+}
+
+// Server is a ClickHouse server, reached over its HTTP interface.
+type Server struct {
+	URL      string // http://host:8123
+	User     string
+	Password string
+	Database string // "" is tacho
+	TLS      *tls.Config
+}
+
+// Name returns the database's name.
+func (s Server) Name() string {
+	if s.Database == "" {
+		return "tacho"
+	}
+	return s.Database
+}
+
+// Open returns a connection for statements and queries.
+func (s Server) Open() (clickhouse.Conn, error) {
+	u, err := url.Parse(s.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("open ClickHouse: %q is not of the form http://host:8123", s.URL)
+	}
+	o := &clickhouse.Options{
+		Protocol:    clickhouse.HTTP,
+		Addr:        []string{u.Host},
+		Auth:        clickhouse.Auth{Username: s.User, Password: s.Password},
+		DialTimeout: 5 * time.Second,
+		ReadTimeout: time.Minute,
+		Compression: &clickhouse.Compression{Method: clickhouse.CompressionNone},
+	}
+	if u.Scheme == "https" {
+		if o.TLS = s.TLS; o.TLS == nil {
+			o.TLS = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
+		}
+	}
+	return clickhouse.Open(o)
+}

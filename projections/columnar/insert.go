@@ -1,0 +1,90 @@
+package columnar
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
+)
+
+// A serverError is ClickHouse's own refusal.
+type serverError struct {
+	code string // X-ClickHouse-Exception-Code
+	text string
+}
+
+func (e *serverError) Error() string { return e.text }
+
+// insert streams the records into a table as Arrow, without converting them.
+// Whatever it returns, a part of the rows may be in the table: only nil tells.
+func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records []arrow.Record) error {
+	names := make([]string, 0, blk.record.NumCols())
+	for _, f := range blk.record.Schema().Fields() {
+		names = append(names, quote(f.Name))
+	}
+	sql := fmt.Sprintf("INSERT INTO %s.%s (%s) FORMAT ArrowStream", quote(w.cfg.Server.Name()), quote(blk.table), strings.Join(names, ", "))
+	q := url.Values{
+		"query": {sql}, "query_id": {queryID},
+		"async_insert":                    {"0"}, // its acknowledgement would not mean stored
+		"wait_end_of_query":               {"1"}, // so that the status is the outcome
+		"max_insert_block_size":           {"1048576"},
+		"max_partitions_per_insert_block": {"1000"},
+		"insert_null_as_default":          {"0"},
+	}
+	reader, writer := io.Pipe()
+	go func() {
+		out := ipc.NewWriter(writer, ipc.WithSchema(blk.record.Schema()))
+		for _, r := range records {
+			if err := out.Write(r); err != nil {
+				writer.CloseWithError(err)
+				return
+			}
+		}
+		writer.CloseWithError(out.Close())
+	}()
+	defer reader.Close()
+	return w.post(ctx, q, reader)
+}
+
+func (w *Writer) post(ctx context.Context, q url.Values, body io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.Server.URL+"/?"+q.Encode(), body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("X-ClickHouse-User", w.cfg.Server.User)
+	req.Header.Set("X-ClickHouse-Key", w.cfg.Server.Password)
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return &serverError{resp.Header.Get("X-ClickHouse-Exception-Code"), string(bytes.TrimSpace(answer))}
+	}
+	return nil
+}
+
+// hopeless tells a refusal that waiting does not mend. The writer goes on
+// trying all the same, as a person may mend it, but says so loudly.
+func hopeless(err error) bool {
+	var s *serverError
+	if !errors.As(err, &s) {
+		return false
+	}
+	switch s.code {
+	case "252", "241", "242", "159", "202", "319", "394", "999", "1000", "210", "209", "236", "": // too many parts, memory, read only, time-outs, cancelled, network
+		return false
+	}
+	return true
+}

@@ -1,0 +1,88 @@
+package columnar
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// insertBlock brings a block into its table: what is known to be there is left
+// out, and after any failure the tables are asked again.
+func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
+	if blk.schema != nil && w.ensured[blk.table] < blk.schema.Version() {
+		err := w.persist(ctx, "ensure "+blk.table, func() error {
+			return ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema)
+		})
+		if err != nil {
+			return err
+		}
+		w.ensured[blk.table] = blk.schema.Version()
+	}
+	attempt := 0
+	return w.persist(ctx, "insert "+blk.table, func() error {
+		if attempt++; attempt > 1 {
+			if err := w.doubt(ctx); err != nil {
+				return err
+			}
+			if blk.schema != nil { // somebody may have dropped it
+				if err := ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema); err != nil {
+					return err
+				}
+			}
+		}
+		records := blk.missing(w.present[blk.table])
+		if len(records) == 0 {
+			return nil
+		}
+		defer func() {
+			for _, r := range records {
+				r.Release()
+			}
+		}()
+		if err := w.cfg.Fault("send " + blk.table); err != nil {
+			return err
+		}
+		id := fmt.Sprintf("%s%s-%d-%d-%d-%d", w.queryPrefix(), blk.table,
+			b.first.Position.Epoch, b.first.Position.Seq, b.last.Position.Seq, w.nextAttempt())
+		if err := w.insert(ctx, id, blk, records); err != nil {
+			return err
+		}
+		return w.cfg.Fault("sent " + blk.table)
+	})
+}
+
+// nextAttempt keeps query ids apart: the server refuses one that still runs.
+func (w *Writer) nextAttempt() uint64 {
+	w.attempts++
+	return w.attempts
+}
+
+// saveCheckpoint records, in one insert, that every table has everything up to
+// the batch's end. Saying it twice does no harm.
+func (w *Writer) saveCheckpoint(ctx context.Context, b *batch, blocks []*block) error {
+	var values []string
+	for _, blk := range blocks {
+		values = append(values, fmt.Sprintf("(%d,%s,%d,%d,%s,%d)", w.cfg.Partition, text(blk.table),
+			b.last.Position.Epoch, b.last.Position.Seq, text(b.last.ID), b.first.Position.Seq))
+	}
+	sql := fmt.Sprintf("INSERT INTO %s.checkpoints (partition, table, epoch, seq, id, first) VALUES %s",
+		quote(w.cfg.Server.Name()), strings.Join(values, ","))
+	return w.persist(ctx, "checkpoint", func() error {
+		return w.post(ctx, url.Values{"async_insert": {"0"}, "wait_end_of_query": {"1"}}, strings.NewReader(sql))
+	})
+}
+
+// forgetPresent drops what lies behind the checkpoint.
+func (w *Writer) forgetPresent(seq uint64) {
+	for table, p := range w.present {
+		for s := range p {
+			if s <= seq {
+				delete(p, s)
+			}
+		}
+		if len(p) == 0 {
+			delete(w.present, table)
+		}
+	}
+}

@@ -1,0 +1,326 @@
+package columnar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/schemas"
+)
+
+// Writer is the projection of one partition into ClickHouse.
+type Writer struct {
+	cfg    Config
+	conn   clickhouse.Conn
+	client *http.Client
+	mem    memory.Allocator
+
+	mu      sync.Mutex
+	status  projections.Status
+	arrived time.Time // of the newest event inserted
+
+	current *batch        // being built
+	due     chan struct{} // signals that current has its first event, or is full
+	full    bool
+	taken   chan struct{} // closed and replaced when current was taken
+
+	// Of the inserting goroutine alone.
+	checkpoint events.Cursor
+	present    map[string]present // beyond the checkpoint, after a doubt; nil: nothing is
+	attempts   uint64
+	ensured    map[string]uint32 // version of each message table's schema
+}
+
+var _ projections.Runner = (*Writer)(nil)
+
+// New returns a writer; nothing happens before Run.
+func New(cfg Config) (*Writer, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	conn, err := cfg.Server.Open()
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{
+		cfg: cfg, conn: conn, mem: memory.NewGoAllocator(),
+		client: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: cfg.Server.TLS, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
+		}},
+		due: make(chan struct{}, 1), taken: make(chan struct{}), ensured: map[string]uint32{},
+		status: projections.Status{Name: "columnar", Partition: cfg.Partition},
+	}
+	w.current = newBatch(w.mem)
+	return w, nil
+}
+
+// Name implements projections.Runner.
+func (w *Writer) Name() string { return "columnar" }
+
+// Status implements projections.Runner.
+func (w *Writer) Status() projections.Status {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	tail, err := w.cfg.Log.Tail(ctx, w.cfg.Partition)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.status
+	if err == nil {
+		s.Tail = tail.Seq
+	}
+	if s.Tail > s.Position.Seq {
+		s.Lag = s.Tail - s.Position.Seq
+		if w.current.events > 0 {
+			s.LagSeconds = time.Since(w.current.began).Seconds()
+		}
+		if !w.arrived.IsZero() {
+			s.LagSeconds = max(s.LagSeconds, min(time.Since(w.arrived).Seconds(), 1e6))
+		}
+	}
+	s.CaughtUp = s.CaughtUp && s.Lag == 0
+	return s
+}
+
+// Run writes until ctx ends, then inserts what it has read. It returns an error
+// only for what waiting does not mend: events.ErrDiverged when the log does not
+// hold what the tables say it held, *events.TruncatedError when it was purged
+// before it was read.
+func (w *Writer) Run(ctx context.Context) error {
+	if err := w.resume(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	}
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	read := make(chan error, 1)
+	go func() { read <- w.read(reading) }()
+	err := w.write(ctx, read)
+	stop()
+	if err != nil {
+		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	}
+	return nil
+}
+
+// read decodes events into the current batch.
+func (w *Writer) read(ctx context.Context) error {
+	for e, err := range w.cfg.Log.Follow(ctx, w.cfg.Partition, w.checkpoint) {
+		if err != nil {
+			return err
+		}
+		schema, err := w.schemaOf(ctx, &e)
+		if err != nil {
+			return err
+		}
+		for {
+			w.mu.Lock()
+			taken := w.taken
+			if !w.full && w.current.add(e, schema) {
+				first := w.current.events == 1
+				w.full = w.current.events >= w.cfg.MaxRows || w.current.bytes >= w.cfg.MaxBytes
+				wake := first || w.full
+				w.mu.Unlock()
+				if wake {
+					w.wake()
+				}
+				break
+			}
+			w.full = true
+			w.mu.Unlock()
+			w.wake()
+			select {
+			case <-taken:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Writer) wake() {
+	select {
+	case w.due <- struct{}{}:
+	default:
+	}
+}
+
+// schemaOf returns by what an event's payload is read: the version that its
+// gateway knew, so that reading it again, later, gives the same rows. An event
+// that was accepted without a schema stays without.
+func (w *Writer) schemaOf(ctx context.Context, e *events.Event) (*schemas.Schema, error) {
+	if e.Stream.Kind != events.Telemetry || e.Schema == 0 {
+		return nil, nil
+	}
+	if s, ok := w.cfg.Catalog.Schemas().Version(e.Type, e.Schema); ok {
+		return s, nil
+	}
+	return w.cfg.Catalog.Await(ctx, e.Type, e.Schema)
+}
+
+// write inserts batch after batch: at once when one is full, else when it is
+// old enough. While one is inserted the next one grows, so a server that is
+// slow gets fewer and larger blocks by itself.
+func (w *Writer) write(ctx context.Context, read <-chan error) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var readErr error
+	ended := false
+	for {
+		w.mu.Lock()
+		age, n, full := time.Since(w.current.began), w.current.events, w.full
+		w.mu.Unlock()
+		switch {
+		case n > 0 && (full || ended || age >= w.cfg.MaxAge):
+			if err := w.insertBatch(ctx, w.take()); err != nil {
+				if ctx.Err() != nil {
+					return nil // read again after the checkpoint next time
+				}
+				return err
+			}
+			continue
+		case ended:
+			return readErr
+		case n > 0:
+			timer.Reset(w.cfg.MaxAge - age)
+		}
+		select {
+		case <-w.due:
+		case <-timer.C:
+		case readErr = <-read:
+			ended = true
+		}
+	}
+}
+
+// take closes the current batch and lets the reader go on with a new one.
+func (w *Writer) take() *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.current
+	w.current, w.full = newBatch(w.mem), false
+	close(w.taken)
+	w.taken = make(chan struct{})
+	return b
+}
+
+// insertBatch brings a batch into every table and saves the checkpoint,
+// however long it takes. It gives up only when stopping takes too long.
+func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
+	ctx, cancel := graceful(ctx, stopPatience)
+	defer cancel()
+	blocks := b.seal()
+	defer func() {
+		for _, blk := range blocks {
+			blk.release()
+		}
+	}()
+	rows := uint64(0)
+	for _, blk := range blocks {
+		if blk.schema != nil {
+			rows += uint64(blk.record.NumRows())
+		}
+		if err := w.insertBlock(ctx, b, blk); err != nil {
+			return err
+		}
+	}
+	if err := w.parkAll(ctx, b.dead); err != nil {
+		return err
+	}
+	if err := w.saveCheckpoint(ctx, b, blocks); err != nil {
+		return err
+	}
+	w.checkpoint = b.last
+	w.forgetPresent(b.last.Position.Seq)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Position = b.last.Position
+	w.status.Events += uint64(b.events)
+	w.status.Rows += rows
+	w.status.Parked += uint64(len(b.dead))
+	w.status.CaughtUp, w.status.LastError = true, ""
+	w.arrived = b.newest
+	return nil
+}
+
+// stopPatience is for how long a batch is still tried after Run was told to stop.
+const stopPatience = 10 * time.Second
+
+// graceful returns a context that outlives ctx by d.
+func graceful(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var timer *time.Timer
+	stop := context.AfterFunc(ctx, func() { timer = time.AfterFunc(d, cancel) })
+	return out, func() {
+		if !stop() && timer != nil {
+			timer.Stop()
+		}
+		cancel()
+	}
+}
+
+// parkAll stores what did not decode in the log's dead-letter stream as well.
+func (w *Writer) parkAll(ctx context.Context, dead []deadLetter) error {
+	for i := range dead {
+		e := dead[i].park()
+		err := w.persist(ctx, "park", func() error {
+			_, err := w.cfg.Log.Append(ctx, events.Fresh, e)
+			var there *events.ConflictError
+			if errors.As(err, &there) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// persist tries a step until it succeeds or ctx ends, with a growing pause.
+func (w *Writer) persist(ctx context.Context, step string, try func() error) error {
+	pause := 50 * time.Millisecond
+	for {
+		err := w.cfg.Fault(step)
+		if err == nil {
+			if err = try(); err == nil {
+				return w.cfg.Fault(step + " done")
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", step, err)
+		}
+		w.failed(step, err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", step, err)
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+func (w *Writer) failed(step string, err error) {
+	w.mu.Lock()
+	w.status.Errors++
+	w.status.CaughtUp = false
+	w.status.LastError = step + ": " + err.Error()
+	n := w.status.Errors
+	w.mu.Unlock()
+	if hopeless(err) {
+		w.cfg.Logger.Error("ClickHouse refuses; the log keeps what is to come", "step", step, "error", err)
+	} else if n&(n-1) == 0 { // the 1st, 2nd, 4th, 8th ...
+		w.cfg.Logger.Warn("ClickHouse is not available; trying again", "step", step, "error", err, "failures", n)
+	}
+}
