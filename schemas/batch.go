@@ -8,8 +8,9 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 )
 
-// maxBatchBytes keeps the offsets of every column far from 2^31.
-const maxBatchBytes = 512 << 20
+// maxFed is how many bytes of payloads a batch takes, so that the offsets of
+// every column stay far from 2^31: text grows by no more than its escapes.
+const maxFed = 128 << 20
 
 // A Batch collects the samples of messages as Arrow columns. It is not safe for
 // concurrent use.
@@ -17,6 +18,8 @@ type Batch struct {
 	schema *Schema
 	d      *decoder
 	index  *vector // _row
+	width  int64   // of a row without what has a length of its own
+	fed    int     // bytes of payloads since the last record
 
 	// Of the message that is being appended.
 	first    int
@@ -35,7 +38,11 @@ type BadSample struct {
 
 // NewBatch returns an empty batch that takes its memory from mem.
 func (s *Schema) NewBatch(mem memory.Allocator) *Batch {
-	return &Batch{schema: s, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32})}
+	b := &Batch{schema: s, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32}), width: 4}
+	for _, v := range b.d.vecs {
+		b.width += v.rowWidth()
+	}
+	return b
 }
 
 // Schema is what the batch decodes by.
@@ -49,9 +56,10 @@ func (b *Batch) Schema() *Schema { return b.schema }
 // its only sample, cannot be read; ErrBatchFull if Record has to be called
 // first.
 func (b *Batch) Append(payload []byte, received time.Time) (rows int, bad []BadSample, err error) {
-	if b.d.row > 0 && b.Bytes()+8*int64(len(payload)) > maxBatchBytes {
+	if b.d.row > 0 && b.fed+len(payload) > maxFed {
 		return 0, nil, ErrBatchFull
 	}
+	b.fed += len(payload)
 	b.first, b.sample, b.received, b.badOnes = b.d.row, 0, received.UnixMicro(), nil
 	if _, failed := b.d.samples(payload, b); failed != nil {
 		for b.d.row > b.first {
@@ -86,11 +94,12 @@ func (b *Batch) bad(index int, e *DecodeError, sample []byte) {
 // Rows is how many rows there are.
 func (b *Batch) Rows() int { return b.d.row }
 
-// Bytes is how much memory the rows take.
+// Bytes is how much memory the rows take, to within a few bytes per column. It
+// is cheap enough to be asked after every message.
 func (b *Batch) Bytes() int64 {
-	size := b.index.bytes(b.d.row)
-	for _, v := range b.d.vecs {
-		size += v.bytes(b.d.row)
+	size := b.width * int64(b.d.row)
+	for _, v := range b.d.lengths {
+		size += v.payload()
 	}
 	return size
 }
@@ -113,7 +122,7 @@ func (b *Batch) Record() arrow.Record {
 	for _, c := range columns {
 		c.Release()
 	}
-	b.d.row, b.d.slots = 0, 0
+	b.d.row, b.d.slots, b.fed = 0, 0, 0
 	b.d.reserve(max(64, rows))
 	b.index.grow(b.d.slots)
 	return rec

@@ -30,6 +30,7 @@ type decoder struct {
 	nest   []*step // objects that are open
 	opened int     // how many of them are open in _unknown too
 	strays []stray
+	dirty  bool // there may be something left of these
 
 	// What has to be finished when a row is: see finish.
 	lengths  []*vector
@@ -104,7 +105,7 @@ func (d *decoder) finishers(p *plan) {
 // load takes a payload in.
 func (d *decoder) load(payload []byte) {
 	d.buf = append(d.buf[:0], payload...)
-	d.buf = append(d.buf, make([]byte, sentinel)...)
+	d.buf = append(d.buf, sentinel...)
 	d.end = len(payload)
 	d.reason, d.path, d.detail = "", "", ""
 }
@@ -112,6 +113,7 @@ func (d *decoder) load(payload []byte) {
 // fail notes why and where, and answers -1.
 func (d *decoder) fail(i int, r Reason, detail string) int {
 	d.at, d.reason, d.detail, d.path = i, r, detail, ""
+	d.dirty = true
 	return -1
 }
 
@@ -136,9 +138,12 @@ func (d *decoder) begin() {
 		clear(d.oneofs)
 		d.epoch = 1
 	}
-	d.nest, d.opened = d.nest[:0], 0
-	d.keys, d.strays = d.keys[:0], d.strays[:0]
-	d.textKeys, d.textKeyOf = d.textKeys[:0], d.textKeyOf[:0]
+	if d.dirty {
+		d.dirty = false
+		d.nest, d.opened = d.nest[:0], 0
+		d.keys, d.strays = d.keys[:0], d.strays[:0]
+		d.textKeys, d.textKeyOf = d.textKeys[:0], d.textKeyOf[:0]
+	}
 }
 
 func (d *decoder) reserve(slots int) {
@@ -172,6 +177,7 @@ func (d *decoder) protoSample(i, end int) int {
 		return -1
 	}
 	if len(d.strays) > 0 {
+		d.dirty = true
 		d.keepStrays()
 	}
 	for _, st := range d.maps {

@@ -1,7 +1,9 @@
 package schemas
 
 import (
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 )
 
@@ -207,4 +209,72 @@ func wholeNumber(text []byte, exp int) (magnitude uint64, whole, fits bool) {
 		magnitude *= 10
 	}
 	return magnitude, true, true
+}
+
+// digits reads up to eight digits at i as one number.
+func digits(b []byte, i int) (value uint64, n int) {
+	w := binary.LittleEndian.Uint64(b[i:]) - ones*'0'
+	n = bits.TrailingZeros64(((w+ones*0x76)|w)&highs) >> 3
+	w <<= (8 - n) * 8
+	w = w*10 + w>>8 // pairs
+	const pair = 0x000000ff000000ff
+	return ((w&pair)*(100+1_000_000<<32) + (w>>16&pair)*(1+10_000<<32)) >> 32, n
+}
+
+var tens = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8}
+
+// plainInteger reads the usual integer: up to 16 digits, no point, no exponent.
+// next is 0 for every other text, which number deals with.
+func (d *decoder) plainInteger(i int) (m uint64, next int) {
+	b := d.buf
+	m, n := digits(b, i)
+	if n == 0 || b[i] == '0' && n > 1 {
+		return 0, 0
+	}
+	i += n
+	if n == 8 {
+		more, k := digits(b, i)
+		if k == 8 {
+			return 0, 0
+		}
+		m = m*tens[k] + more
+		i += k
+	}
+	if c := b[i]; c == '.' || c|0x20 == 'e' {
+		return 0, 0
+	}
+	return m, i
+}
+
+// plainFloat reads the usual decimal number: up to 7 digits before the point and
+// 7 behind it, no exponent; their integer is below 2^53 and the power of ten
+// exact, so one division is all. next is 0 for every other text.
+func (d *decoder) plainFloat(i int) (f float64, next int) {
+	b := d.buf
+	first := i
+	if b[i] == '-' {
+		i++
+	}
+	m, n := digits(b, i)
+	if n == 0 || n == 8 || b[i] == '0' && n > 1 {
+		return 0, 0
+	}
+	i += n
+	k := 0
+	if b[i] == '.' {
+		var fraction uint64
+		if fraction, k = digits(b, i+1); k == 0 || k == 8 {
+			return 0, 0
+		}
+		m = m*tens[k] + fraction
+		i += 1 + k
+	}
+	if b[i]|0x20 == 'e' {
+		return 0, 0
+	}
+	f = float64(m) / powers[k&15]
+	if b[first] == '-' {
+		f = -f
+	}
+	return f, i
 }

@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"math"
 	"slices"
 	"strings"
@@ -40,7 +41,9 @@ func (d *decoder) object(p *plan, i int) int {
 				return d.failAt(st, i, DuplicateKey, "")
 			}
 			d.seen[st.id] = d.epoch
-			if i = d.member(st, i); i < 0 {
+			if next := d.usual(st, i); next > 0 {
+				i = next
+			} else if i = d.member(st, i); i < 0 {
 				if d.path == "" {
 					d.path = st.path
 				}
@@ -71,6 +74,55 @@ func (d *decoder) object(p *plan, i int) int {
 			return d.syntax(i)
 		}
 	}
+}
+
+// usual reads the values that most messages consist of in their most common
+// form. It answers 0 for everything else, having done nothing.
+func (d *decoder) usual(st *step, i int) int {
+	if st.node.limits != nil || st.oneof != 0 {
+		return 0
+	}
+	switch st.op {
+	case opFloat64:
+		f, next := d.plainFloat(i)
+		if next > 0 {
+			st.vec.putFloat64(d.row, f)
+		}
+		return next
+	case opFloat32:
+		f, next := d.plainFloat(i)
+		if next == 0 || math.Float64bits(f)&(1<<29-1) == 1<<28 {
+			return 0 // exactly between two floats, perhaps
+		}
+		st.vec.putFloat32(d.row, float32(f))
+		return next
+	case opTime:
+		m, next := d.plainInteger(i)
+		if next == 0 || st.node.timeUnit != "" || m > uint64(maxTime)/1000 {
+			return 0
+		}
+		st.vec.putTime(d.row, int64(m)*1000)
+		return next
+	case opInt:
+		m, next := d.plainInteger(i)
+		if next == 0 || m > st.high {
+			return 0
+		}
+		st.vec.putBits(d.row, m)
+		return next
+	case opBool:
+		switch binary.LittleEndian.Uint32(d.buf[i:]) {
+		case 't' | 'r'<<8 | 'u'<<16 | 'e'<<24:
+			st.vec.putBool(d.row, true)
+			return i + 4
+		case 'f' | 'a'<<8 | 'l'<<16 | 's'<<24:
+			if d.buf[i+4] == 'e' {
+				st.vec.putBool(d.row, false)
+				return i + 5
+			}
+		}
+	}
+	return 0
 }
 
 // complete checks that no required field is missing in the object that ends at

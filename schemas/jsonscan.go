@@ -10,10 +10,10 @@ import (
 // maxDepth is how deep values may be nested in a payload.
 const maxDepth = 64
 
-// sentinel bytes stand behind the payload in a decoder's buffer. They are not
+// sentinel stands behind the payload in a decoder's buffer. Its bytes are not
 // valid anywhere in JSON, so that a scan needs no other check for the end, and
 // there are enough of them to read words.
-const sentinel = 16
+const sentinel = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // space skips white space.
 func (d *decoder) space(i int) int {

@@ -5,6 +5,10 @@ package schemas
 // size.
 const maxPayload = 64 << 20
 
+// maxSamples is how many samples one message may hold. Three bytes can be one,
+// and a row takes the room of all its columns.
+const maxSamples = 1 << 17
+
 // A sink is told what becomes of each sample of a message.
 type sink interface {
 	good()                                        // the row before d.row is a sample
@@ -105,6 +109,9 @@ func (d *decoder) jsonBatch(payload []byte, i int, to sink) (int, int) {
 		return 0, d.fail(i, Empty, "batch without samples")
 	}
 	for n := 0; ; {
+		if n == maxSamples {
+			return n, d.fail(i, TooLarge, "more than 131072 samples")
+		}
 		start := i
 		if i = d.jsonSample(start); i >= 0 {
 			to.good()
@@ -153,6 +160,10 @@ func (d *decoder) protoMessage(payload []byte, to sink) (int, *DecodeError) {
 	for i := 0; i < d.end; n++ {
 		key, next := d.key(i, d.end)
 		if next < 0 {
+			return 0, d.failure(n)
+		}
+		if n == maxSamples {
+			d.fail(i, TooLarge, "more than 131072 samples")
 			return 0, d.failure(n)
 		}
 		if key != batch {

@@ -25,7 +25,7 @@ type vector struct {
 	slots int // how many there is room for
 
 	valid []byte
-	fixed []byte // numbers, times; bits of Bool
+	fixed []byte // numbers, times; the bits of Bool
 	off   []int32
 	data  []byte // of strings; its length is what is used
 
@@ -112,6 +112,10 @@ func (v *vector) mark(i int) { v.valid[i>>3] |= 1 << (i & 7) }
 func (v *vector) has(i int) bool { return v.valid[i>>3]&(1<<(i&7)) != 0 }
 
 func (v *vector) putFloat64(i int, x float64) { *at[float64](v, i) = x; v.mark(i) }
+
+func (v *vector) putFloat32(i int, x float32) { *at[float32](v, i) = x; v.mark(i) }
+
+func (v *vector) putTime(i int, micros int64) { *at[int64](v, i) = micros; v.mark(i) }
 
 // putBits stores an integer that is known to fit; unsigned ones as their bits.
 func (v *vector) putBits(i int, x uint64) {
@@ -215,20 +219,22 @@ func (v *vector) cut(n int) {
 	}
 }
 
-// bytes is the memory that the first rows slots take.
-func (v *vector) bytes(rows int) int64 {
-	size := int64(rows)/8 + int64(len(v.data))
-	switch {
-	case v.offsets():
-		size += 4 * int64(rows)
-	case v.kind != Bool:
-		size += int64(v.width() * rows)
+// rowWidth is the memory that a slot takes, apart from its payload.
+func (v *vector) rowWidth() int64 {
+	if v.offsets() {
+		return 5
 	}
+	return 1 + int64(v.width())
+}
+
+// payload is the memory of what has a length: text, elements, keys.
+func (v *vector) payload() int64 {
+	size := int64(len(v.data))
 	if v.child != nil {
-		size += v.child.bytes(v.child.n)
+		size += v.child.rowWidth()*int64(v.child.n) + v.child.payload()
 	}
 	if v.key != nil {
-		size += v.key.bytes(v.key.n)
+		size += v.key.rowWidth()*int64(v.key.n) + v.key.payload()
 	}
 	return size
 }

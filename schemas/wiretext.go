@@ -55,6 +55,7 @@ func (d *decoder) wireText(st *step, i, end int) int {
 		stop := at + quotedLen(out[keyAt:])
 		d.textKeys = append(d.textKeys, keyRef{hash(out[keyAt : stop-len(v.data)]), int32(at), int32(stop), true})
 		d.textKeyOf = append(d.textKeyOf, v)
+		d.dirty = true
 	}
 	v.data = append(v.data, out...)
 	v.close(d.row)
