@@ -26,7 +26,6 @@ const (
 	SchemaNotFound     Code = "schema_not_found"     // no such schema, or no such version of it
 	StateNotFound      Code = "state_not_found"      // the device exists and has sent nothing yet
 	MethodNotAllowed   Code = "method_not_allowed"   // the path exists, the method does not
-	NotAcceptable      Code = "not_acceptable"       // no representation that the client accepts
 	DeviceExists       Code = "device_exists"        // an id that is taken
 	Conflict           Code = "conflict"             // another writer was first
 	PayloadTooLarge    Code = "payload_too_large"    // body or message over its limit
@@ -62,7 +61,6 @@ var table = map[Code]row{
 	SchemaNotFound:     {status: 404, hint: "tacho schema list shows the schemas and their versions"},
 	StateNotFound:      {status: 404, hint: "the device exists but nothing of it has been folded yet; send a message first"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
-	NotAcceptable:      {status: 406, hint: "accept the content type that /openapi.yaml names"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
 	Conflict:           {status: 409, retryAfter: 1, hint: "read again, decide again, send again"},
 	PayloadTooLarge:    {status: 413, hint: "send less at once: split the batch"},

@@ -1,0 +1,54 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/tachograph/tachograph/services/api/problem"
+)
+
+// admin lets pass only who shows the admin token.
+func (a *api) admin(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		token, err := bearer(r)
+		if err != nil {
+			return err
+		}
+		if !a.keys.Check(token) {
+			return problem.New(problem.Unauthenticated, "authenticate: the token is not the admin token", nil)
+		}
+		return h(w, r)
+	}
+}
+
+// own lets pass the admin and the device that the path names. What a stranger
+// is told does not depend on whether the device exists.
+func (a *api) own(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		token, err := bearer(r)
+		if err != nil {
+			return err
+		}
+		if !a.keys.Check(token) && !a.devices.Authenticate(r.PathValue("id"), token) {
+			return problem.New(problem.Unauthenticated, "authenticate: the token is neither this device's nor the admin token", nil)
+		}
+		return h(w, r)
+	}
+}
+
+// bearer returns the request's token. A second Authorization header is
+// refused: a proxy before us may have looked at the other one.
+func bearer(r *http.Request) (string, error) {
+	all := r.Header.Values("Authorization")
+	if len(all) == 0 {
+		return "", problem.New(problem.Unauthenticated, "authenticate: no token was sent", nil)
+	}
+	if len(all) > 1 {
+		return "", problem.New(problem.Unauthenticated, "authenticate: more than one Authorization header", nil)
+	}
+	scheme, token, _ := strings.Cut(all[0], " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", problem.New(problem.Unauthenticated, "authenticate: the Authorization header holds no bearer token", nil)
+	}
+	return token, nil
+}

@@ -1,0 +1,99 @@
+// Package api is Tachograph's HTTP interface: devices, their state and history,
+// schemas, and whether the process is well.
+//
+// It promises one error body for every refusal (package problem), an answer
+// described in openapi.yaml for every call, and that no request holds more of
+// the process than the bounds in server.go. It refuses what is probably a
+// mistake: unknown fields and parameters, fields that stand twice.
+//
+// It writes nothing itself: devices are added by auth, schemas by catalog,
+// telemetry by the gateway's handler, which is mounted here.
+package api
+
+import (
+	_ "embed"
+	"log/slog"
+	"net/http"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/services/auth"
+)
+
+// A Config says what the API stands on. All fields but Metrics and Runners are
+// required.
+type Config struct {
+	Log       events.Log
+	Catalog   *catalog.Catalog
+	Auth      *auth.Directory
+	Admin     *auth.Admin
+	KV        jetstream.KeyValue             // bucket of the projection latest
+	Telemetry http.Handler                   // the gateway's; authenticates by itself
+	Ready     func() (ok bool, why []string) // of the whole process
+	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
+	Runners   []projections.Runner           // that this process runs
+	Logger    *slog.Logger
+}
+
+type api struct {
+	log     events.Log
+	catalog *catalog.Catalog
+	devices *auth.Directory
+	keys    *auth.Admin
+	latest  jetstream.KeyValue
+	ready   func() (bool, []string)
+	runners []projections.Runner
+	logger  *slog.Logger
+
+	mux     *http.ServeMux
+	metrics *metrics
+	readers chan struct{} // one for each reader of events at work
+}
+
+//go:embed openapi.yaml
+var description []byte
+
+// New returns the handler of the whole interface. Serve it with Server's bounds.
+func New(c Config) http.Handler {
+	a := &api{
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV,
+		ready: c.Ready, runners: c.Runners, logger: c.Logger,
+		mux: http.NewServeMux(), metrics: newMetrics(),
+		readers: make(chan struct{}, eventReaders),
+	}
+	for _, r := range a.routes(c) {
+		a.mux.Handle(r.pattern, r.handler)
+	}
+	return a
+}
+
+type route struct {
+	pattern string
+	handler http.Handler
+}
+
+// routes is the interface; openapi.yaml describes the same, held by a test.
+func (a *api) routes(c Config) []route {
+	return []route{
+		{"POST /v1/devices", a.handle(a.admin(a.addDevice))},
+		{"GET /v1/devices", a.handle(a.admin(a.listDevices))},
+		{"GET /v1/devices/{id}", a.handle(a.admin(a.getDevice))},
+		{"DELETE /v1/devices/{id}", a.handle(a.admin(a.removeDevice))},
+		{"POST /v1/devices/{id}/token", a.handle(a.admin(a.rotateToken))},
+		{"GET /v1/devices/{id}/state", a.handle(a.own(a.getState))},
+		{"POST /v1/devices/{id}/telemetry/{message}", c.Telemetry},
+		{"POST /v1/schemas", a.handle(a.admin(a.addSchema))},
+		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
+		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},
+		{"GET /v1/events", a.handle(a.admin(a.listEvents))},
+		{"GET /v1/projections", a.handle(a.admin(a.listProjections))},
+		{"GET /healthz", a.handle(a.health)},
+		{"GET /readyz", a.handle(a.readiness)},
+		{"GET /metrics", a.metrics.handler(c.Metrics)},
+		{"GET /openapi.yaml", a.handle(a.describe)},
+	}
+}

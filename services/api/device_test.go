@@ -1,0 +1,129 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/tachograph/tachograph/services/api/problem"
+)
+
+// Ids that are hard on a URL work in every place.
+func TestDeviceIDs(t *testing.T) {
+	f := newFixture(t)
+	for _, id := range []string{
+		"car.1", "a b", "ä🚗", "*", ">", "a?b=c&d", "100%", "a%2Fb", "...", ".a", "a:b@c", `"quoted\"`, "=41", "a;b", "<script>",
+		strings.Repeat("x", 128),
+	} {
+		body, err := json.Marshal(map[string]string{"id": id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := "/v1/devices/" + url.PathEscape(id)
+		var added deviceToken
+		got := f.answered(call{method: "POST", path: "/v1/devices", token: "admin", body: string(body)}, 201, &added)
+		if added.ID != id || got.header.Get("Location") != path {
+			t.Errorf("%q: added as %q at %q", id, added.ID, got.header.Get("Location"))
+		}
+		var shown device
+		f.answered(call{method: "GET", path: path, token: "admin"}, 200, &shown)
+		if shown.ID != id || shown.Added.IsZero() {
+			t.Errorf("%q: shown as %+v", id, shown)
+		}
+		f.refused(call{method: "GET", path: path + "/state", token: added.Token}, problem.StateNotFound)
+		var rotated deviceToken
+		f.answered(call{method: "POST", path: path + "/token", token: "admin"}, 200, &rotated)
+		if rotated.Token == added.Token || !f.devices.Authenticate(id, rotated.Token) || f.devices.Authenticate(id, added.Token) {
+			t.Errorf("%q: the token was not replaced", id)
+		}
+		var sent map[string]string
+		f.answered(call{method: "POST", path: path + "/telemetry/position", token: rotated.Token, body: "{}"}, 200, &sent)
+		if sent["device"] != id || sent["message"] != "position" {
+			t.Errorf("%q: telemetry of %v", id, sent)
+		}
+		f.answered(call{method: "DELETE", path: path, token: "admin"}, 204, nil)
+		f.refused(call{method: "GET", path: path, token: "admin"}, problem.DeviceNotFound)
+	}
+}
+
+// Ids that no device can have are refused when added and when looked for.
+func TestBadDeviceIDs(t *testing.T) {
+	f := newFixture(t)
+	for _, id := range []string{
+		"a/b", "#", "+", "a+b", "\x00", "a\nb", "\x7f", " a", "a ", ".", "..", strings.Repeat("x", 129), strings.Repeat("x", 10000),
+	} {
+		body, err := json.Marshal(map[string]string{"id": id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.refused(call{method: "POST", path: "/v1/devices", token: "admin", body: string(body)}, problem.InvalidDeviceID)
+		if id != "." && id != ".." { // Go's client takes these out of the path itself
+			f.refused(call{method: "GET", path: "/v1/devices/" + url.PathEscape(id), token: "admin"}, problem.InvalidDeviceID)
+		}
+	}
+	for _, body := range []string{``, `{}`, `{"id":""}`, `{"id":1}`, `{"id":"a","extra":1}`, `{"id":"a","id":"b"}`, `{"Id":"a"}`, "{\"id\":\"\xff\"}"} {
+		f.refused(call{method: "POST", path: "/v1/devices", token: "admin", body: body}, problem.InvalidBody)
+	}
+}
+
+func TestDevicePages(t *testing.T) {
+	f := newFixture(t)
+	var want []string
+	for i := range 7 {
+		id := fmt.Sprintf("car-%d", i)
+		f.addDevice(id)
+		want = append(want, id)
+	}
+	var got []string
+	cursor := ""
+	for pages := 1; ; pages++ {
+		var page struct {
+			Devices []device
+			Next    string
+		}
+		f.answered(call{method: "GET", path: "/v1/devices?limit=3" + cursor, token: "admin"}, 200, &page)
+		for _, d := range page.Devices {
+			got = append(got, d.ID)
+		}
+		if page.Next == "" {
+			if pages != 3 {
+				t.Errorf("%d pages, want 3", pages)
+			}
+			break
+		}
+		cursor = "&cursor=" + page.Next
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "limit=", "cursor=!", "cursor=eHg", "limit=1&limit=2", "page=2"} {
+		f.refused(call{method: "GET", path: "/v1/devices?" + query, token: "admin"}, problem.InvalidRequest)
+	}
+}
+
+// What a stranger is told does not depend on whether the device exists, and one
+// device's token opens nothing of another's.
+func TestAccess(t *testing.T) {
+	f := newFixture(t)
+	one, two := f.addDevice("car-1"), f.addDevice("car-2")
+	stranger := f.refused(call{method: "GET", path: "/v1/devices/car-1/state", token: two}, problem.Unauthenticated)
+	unknown := f.refused(call{method: "GET", path: "/v1/devices/nobody/state", token: two}, problem.Unauthenticated)
+	if stranger.Message != unknown.Message {
+		t.Errorf("%q and %q tell which device exists", stranger.Message, unknown.Message)
+	}
+	f.refused(call{method: "GET", path: "/v1/devices/car-1/state", token: one}, problem.StateNotFound)
+	for _, header := range []http.Header{
+		{"Authorization": {f.admin}},
+		{"Authorization": {"Basic " + f.admin}},
+		{"Authorization": {"Bearer"}},
+		{"Authorization": {"Bearer "}},
+		{"Authorization": {"Bearer " + f.admin + "x"}},
+		{"Authorization": {"Bearer " + f.admin, "Bearer " + f.admin}},
+	} {
+		f.refused(call{method: "GET", path: "/v1/devices", header: header}, problem.Unauthenticated)
+	}
+	f.answered(call{method: "GET", path: "/v1/devices", header: http.Header{"Authorization": {"bearer  " + f.admin}}}, 200, nil)
+}

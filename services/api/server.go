@@ -1,0 +1,38 @@
+package api
+
+import (
+	"log"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Bounds of a connection. A write deadline is set per request (and rolled on by
+// the answers that stream), since one for all would cut long ones.
+const (
+	headerTime   = 10 * time.Second
+	bodyTime     = time.Minute
+	answerTime   = time.Minute
+	idleTime     = 2 * time.Minute
+	headerBytes  = 32 << 10
+	flushBytes   = 64 << 10
+	flushTime    = 500 * time.Millisecond
+	stateTime    = 2 * time.Second
+	idleLog      = 10 * time.Second
+	deviceBytes  = 16 << 10
+	schemaBytes  = 1 << 20
+	eventReaders = 8
+)
+
+// Server returns an http.Server with the bounds that keep a slow or hostile
+// client from holding what others need. The caller serves and shuts it down.
+func Server(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       bodyTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    headerBytes,
+		ErrorLog:          log.New(serverLog{logger}, "", 0),
+	}
+}

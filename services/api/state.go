@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/services/api/problem"
+)
+
+// getState answers with the view's own document, byte for byte: what services
+// watch in the bucket and what is asked for here is one thing.
+func (a *api) getState(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseQuery(r); err != nil {
+		return err
+	}
+	d, err := a.device(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), stateTime)
+	defer cancel()
+	entry, err := a.latest.Get(ctx, events.Escape(d.ID))
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
+		return problem.New(problem.StateNotFound, fmt.Sprintf("state of device %s: nothing has arrived yet", d.ID),
+			map[string]any{"device": d.ID})
+	}
+	if err != nil {
+		if r.Context().Err() != nil {
+			return r.Context().Err()
+		}
+		a.logger.Warn("read state failed", "device", d.ID, "error", err)
+		return problem.New(problem.Unavailable, fmt.Sprintf("state of device %s: the view cannot be read now", d.ID), nil)
+	}
+	etag := `"` + strconv.FormatUint(entry.Revision(), 36) + `"`
+	h := w.Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", "no-cache")
+	if unchanged(r, etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(entry.Value())+1))
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(append(entry.Value(), '\n')) // a client that went away needs no answer
+	return nil
+}
+
+func unchanged(r *http.Request, etag string) bool {
+	for _, list := range r.Header.Values("If-None-Match") {
+		for known := range strings.SplitSeq(list, ",") {
+			if known = strings.TrimPrefix(strings.TrimSpace(known), "W/"); known == etag || known == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
