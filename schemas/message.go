@@ -148,7 +148,11 @@ func (d *decoder) resync(i int) int {
 // batch tag.
 func (d *decoder) protoMessage(payload []byte, to sink) (int, *DecodeError) {
 	batch := uint64(d.root.batch)<<3 | bytesType
-	if key, _ := d.key(0, d.end); d.root.batch == 0 || key != batch {
+	first := uint64(d.buf[0])
+	if first >= 0x80 {
+		first, _ = d.key(0, d.end)
+	}
+	if d.root.batch == 0 || first != batch {
 		if next := d.protoSample(0, d.end); next < 0 {
 			d.undo()
 			return 0, d.failure(0)

@@ -19,9 +19,10 @@ type step struct {
 	next *step  // JSON: what followed the last time
 
 	op     op
-	item   op   // of one value of a list or a map; else op
-	packed bool // protobuf: the list comes in one piece
-	id     int  // of the field, for seen
+	item   op    // of one value of a list or a map; else op
+	usual  usual // protobuf: the short way to read it
+	packed bool  // protobuf: the list comes in one piece
+	id     int   // of the field, for seen
 	vec    *vector
 	node   *node
 	plan   *plan // of an object
@@ -49,6 +50,35 @@ const (
 	opList
 	opMap
 )
+
+// A usual is a value of protobuf with a path of its own.
+type usual uint8
+
+const (
+	notUsual usual = iota
+	usualDouble
+	usualFloat
+	usualVarint
+	usualBool
+	usualTimestamp
+)
+
+func usualOf(n *node) usual {
+	switch {
+	case n.list || n.isMap || n.oneof != "":
+	case n.kind == Float64 && n.wire == wireFixed64:
+		return usualDouble
+	case n.kind == Float32 && n.wire == wireFixed32:
+		return usualFloat
+	case n.kind.integer() && n.wire == wireVarint:
+		return usualVarint
+	case n.kind == Bool && n.wire == wireVarint:
+		return usualBool
+	case n.kind == Time && n.wire == wireTimestamp:
+		return usualTimestamp
+	}
+	return notUsual
+}
 
 // opOf is how one value of n is read, whether n is a list of them or not.
 func opOf(n *node) op {
@@ -114,7 +144,7 @@ func (p *planner) step(n *node, path, prefix string) *step {
 		return st
 	}
 	st.vec = p.vecs[n.index]
-	st.item = st.op
+	st.item, st.usual = st.op, usualOf(n)
 	st.low, st.high = integerRange(n.kind)
 	switch {
 	case n.list:
@@ -143,7 +173,7 @@ func (pl *plan) tag(st *step) {
 	pl.tagAs(st, wireTypeOf(n))
 	if n.widened {
 		narrow, was := *st, *n
-		was.wire, narrow.node = wireFixed32, &was
+		was.wire, narrow.node, narrow.usual = wireFixed32, &was, notUsual
 		pl.tagAs(&narrow, fixed32Type)
 	}
 	if n.list && wireTypeOf(n) != bytesType {

@@ -127,9 +127,11 @@ func (d *decoder) overGroup(tag uint64, i, end, depth int) int {
 	}
 }
 
-// message reads the fields of one message into the current row.
+// message reads the fields of one message into the current row. What most
+// messages consist of is read in place; the rest, and whatever is wrong, is
+// wireMember's.
 func (d *decoder) message(p *plan, i, end int) int {
-	b := d.buf
+	b, row := d.buf, d.row
 	for i < end {
 		key := uint64(b[i])
 		next := i + 1
@@ -151,6 +153,41 @@ func (d *decoder) message(p *plan, i, end int) int {
 			}
 			continue
 		}
+		switch st.usual {
+		case usualDouble:
+			if x := binary.LittleEndian.Uint64(b[next:]); end-next >= 8 && x>>52&0x7ff != 0x7ff {
+				st.vec.putFloat64(row, math.Float64frombits(x))
+				i = next + 8
+				continue
+			}
+		case usualFloat:
+			if x := binary.LittleEndian.Uint32(b[next:]); end-next >= 4 && x>>23&0xff != 0xff {
+				st.vec.putFloat32(row, math.Float32frombits(x))
+				i = next + 4
+				continue
+			}
+		case usualBool:
+			if x := b[next]; x < 0x80 && next < end {
+				st.vec.putBool(row, x != 0)
+				i = next + 1
+				continue
+			}
+		case usualVarint:
+			if x := uint64(b[next]); x < 0x80 && next < end {
+				st.vec.putBits(row, x)
+				i = next + 1
+				continue
+			} else if y := uint64(b[next+1]); y < 0x80 && next+1 < end {
+				st.vec.putBits(row, x&0x7f|y<<7)
+				i = next + 2
+				continue
+			}
+		case usualTimestamp:
+			if stop := d.usualTimestamp(st.vec, next, end); stop > 0 {
+				i = stop
+				continue
+			}
+		}
 		if i = d.wireMember(st, next, end); i < 0 {
 			if d.path == "" {
 				d.path = st.path
@@ -158,6 +195,37 @@ func (d *decoder) message(p *plan, i, end int) int {
 			return -1
 		}
 	}
+	return i
+}
+
+// usualTimestamp reads seconds of today, in five bytes, and nanoseconds if any.
+func (d *decoder) usualTimestamp(v *vector, i, end int) int {
+	b := d.buf
+	n := int(b[i])
+	stop := i + 1 + n
+	if n >= 0x80 || stop > end || n < 6 || b[i+1] != 1<<3 || v.has(d.row) {
+		return 0
+	}
+	w := binary.LittleEndian.Uint64(b[i+2:])
+	if w&0x8080808080 != 0x0080808080 {
+		return 0
+	}
+	micros := int64(w&0x7f|w>>1&(0x7f<<7)|w>>2&(0x7f<<14)|w>>3&(0x7f<<21)|w>>4&(0x7f<<28)) * micro
+	if i += 7; i < stop {
+		if b[i] != 2<<3 {
+			return 0
+		}
+		nanos, next := d.varint(i+1, stop)
+		if next != stop || nanos > 999_999_999 {
+			return 0
+		}
+		micros += int64(nanos) / 1000
+		i = next
+	}
+	if micros > maxTime {
+		return 0
+	}
+	v.putTime(d.row, micros)
 	return i
 }
 
