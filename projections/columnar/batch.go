@@ -19,6 +19,8 @@ type batch struct {
 	newest      time.Time // arrival of the last event
 	began       time.Time // when it got its first event, by this process's clock
 	events      int
+	rows        int // over all tables
+	repeats     int
 	bytes       int64
 
 	log    *eventRows
@@ -39,16 +41,14 @@ func newBatch(mem memory.Allocator) *batch {
 }
 
 // add decodes one event into its rows. schema is nil for control facts and for
-// messages that were accepted without one. ok is false when the batch has to
-// be inserted first; nothing was added then.
-func (b *batch) add(e events.Event, schema *schemas.Schema) (ok bool) {
-	row := rowRef{}
-	if schema != nil {
-		t := b.tables[schema]
-		if t == nil {
-			t = &messageRows{schema: schema, samples: schema.NewBatch(b.mem), meta: newMetaRows(b.mem)}
-			b.tables[schema] = t
-		}
+// messages that were accepted without one; a repeat gets its row in events and
+// no other. ok is false when the batch has to be inserted first; nothing was
+// added then.
+func (b *batch) add(e events.Event, schema *schemas.Schema, repeat bool) (ok bool) {
+	ref := rowRef{sent: e.Received}
+	switch {
+	case schema != nil && !repeat:
+		t := b.messageRows(schema)
 		before := t.samples.Rows()
 		rows, bad, err := t.samples.Append(e.Payload, e.Received)
 		switch {
@@ -61,19 +61,42 @@ func (b *batch) add(e events.Event, schema *schemas.Schema) (ok bool) {
 			b.dead = append(b.dead, deadLetter{e, uint32(s.Index), s.Reason, s.Detail, s.Bytes})
 		}
 		t.meta.append(&e, rows)
-		b.bytes += int64(rows) * 96
+		b.rows += rows
+		b.bytes += int64(rows)*t.width + int64(len(e.Payload))
 		if rows > 0 {
-			row = rowRef{t, before}
+			ref.table, ref.row = t, before
+		}
+	case schema != nil:
+		if info, err := schema.NewChecker().Check(e.Payload); err == nil && !info.Time.IsZero() {
+			ref.sent = info.Time
 		}
 	}
-	b.log.append(&e, row)
+	if ref.table == nil && (schema == nil || !repeat) && e.Stream.Kind == events.Telemetry {
+		if t, ok := schemas.PeekTime(e.Payload); ok {
+			ref.sent = t
+		}
+	}
+	b.log.append(&e, repeat, ref)
+	if repeat {
+		b.repeats++
+	}
 	if b.events == 0 {
 		b.first, b.began = cursorOf(&e), time.Now()
 	}
 	b.last, b.newest = cursorOf(&e), e.Received
 	b.events++
-	b.bytes += int64(2*len(e.Payload)) + 160
+	b.rows++
+	b.bytes += int64(2*len(e.Payload)) + 256
 	return true
+}
+
+func (b *batch) messageRows(schema *schemas.Schema) *messageRows {
+	t := b.tables[schema]
+	if t == nil {
+		t = &messageRows{schema: schema, samples: schema.NewBatch(b.mem), meta: newMetaRows(b.mem), width: 96 + 9*int64(len(schema.Columns()))}
+		b.tables[schema] = t
+	}
+	return t
 }
 
 func deadWhole(e events.Event, err error) deadLetter {
@@ -91,11 +114,12 @@ func cursorOf(e *events.Event) events.Cursor {
 
 // A block is what one insert writes into one table.
 type block struct {
-	table  string
-	schema *schemas.Schema // nil for the fixed tables
-	record arrow.Record
-	seqs   *array.Uint64
-	rows   *array.Uint32 // nil where an event is one row
+	table   string
+	schema  *schemas.Schema  // nil for the fixed tables
+	columns []schemas.Column // of the record, in its order
+	record  arrow.Record
+	seqs    *array.Uint64
+	rows    *array.Uint32 // nil where an event is one row
 }
 
 func (b *block) release() { b.record.Release() }
@@ -125,6 +149,7 @@ type messageRows struct {
 	schema  *schemas.Schema
 	samples *schemas.Batch
 	meta    *metaRows
+	width   int64 // bytes of a row, about: Arrow keeps a slot for a null too
 }
 
 func (t *messageRows) release() {
@@ -157,5 +182,8 @@ func (t *messageRows) seal() *block {
 	for _, c := range rest {
 		c.Release()
 	}
-	return &block{table: t.schema.Name(), schema: t.schema, record: record, seqs: seqs, rows: row.(*array.Uint32)}
+	return &block{
+		table: t.schema.Name(), schema: t.schema, columns: tableColumns(t.schema),
+		record: record, seqs: seqs, rows: row.(*array.Uint32),
+	}
 }

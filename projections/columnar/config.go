@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -24,6 +25,8 @@ type Config struct {
 	MaxRows  int           // of a batch, over all tables; 0 is 200,000
 	MaxBytes int64         // of a batch in memory; 0 is 64 MiB. Two batches are in memory at most.
 	MaxAge   time.Duration // from a batch's first event to its insert, while the server keeps up; 0 is 400 ms
+	Patience time.Duration // for one insert, before its outcome is called unknown; 0 is 2 minutes
+	Stall    time.Duration // without an event while the log has more, before it is read anew; 0 is 15 s
 
 	Logger *slog.Logger
 
@@ -42,6 +45,12 @@ func (c *Config) complete() error {
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = 400 * time.Millisecond
+	}
+	if c.Patience == 0 {
+		c.Patience = 2 * time.Minute
+	}
+	if c.Stall == 0 {
+		c.Stall = 15 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -70,6 +79,16 @@ func (s Server) Name() string {
 		return "tacho"
 	}
 	return s.Database
+}
+
+// loopback tells whether the server is on this machine.
+func (s Server) loopback() bool {
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.IsLoopback() || u.Hostname() == "localhost"
 }
 
 // Open returns a connection for statements and queries.

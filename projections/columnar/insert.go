@@ -25,11 +25,16 @@ func (e *serverError) Error() string { return e.text }
 // insert streams the records into a table as Arrow, without converting them.
 // Whatever it returns, a part of the rows may be in the table: only nil tells.
 func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records []arrow.Record) error {
-	names := make([]string, 0, blk.record.NumCols())
-	for _, f := range blk.record.Schema().Fields() {
-		names = append(names, quote(f.Name))
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Patience)
+	defer cancel()
+	names, input := make([]string, len(blk.columns)), make([]string, len(blk.columns))
+	for i, c := range blk.columns {
+		names[i] = quote(c.Name)
+		input[i] = quote(c.Name) + " " + c.Type
 	}
-	sql := fmt.Sprintf("INSERT INTO %s.%s (%s) FORMAT ArrowStream", quote(w.cfg.Server.Name()), quote(blk.table), strings.Join(names, ", "))
+	list := strings.Join(names, ", ")
+	sql := fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM input(%s) WHERE %s FORMAT ArrowStream",
+		w.table(blk.table), list, list, text(strings.Join(input, ", ")), w.fence())
 	q := url.Values{
 		"query": {sql}, "query_id": {queryID},
 		"async_insert":                    {"0"}, // its acknowledgement would not mean stored
@@ -40,7 +45,7 @@ func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records
 	}
 	reader, writer := io.Pipe()
 	go func() {
-		out := ipc.NewWriter(writer, ipc.WithSchema(blk.record.Schema()))
+		out := ipc.NewWriter(writer, w.ipcOptions(blk.record.Schema())...)
 		for _, r := range records {
 			if err := out.Write(r); err != nil {
 				writer.CloseWithError(err)
@@ -51,6 +56,16 @@ func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records
 	}()
 	defer reader.Close()
 	return w.post(ctx, q, reader)
+}
+
+// ipcOptions compresses what goes over a network: on loopback it would cost
+// more than it saves.
+func (w *Writer) ipcOptions(schema *arrow.Schema) []ipc.Option {
+	options := []ipc.Option{ipc.WithSchema(schema)}
+	if !w.cfg.Server.loopback() {
+		options = append(options, ipc.WithLZ4())
+	}
+	return options
 }
 
 func (w *Writer) post(ctx context.Context, q url.Values, body io.Reader) error {

@@ -10,70 +10,58 @@ import (
 	"github.com/tachograph/tachograph/schemas"
 )
 
-// The fixed tables (DESIGN.md, "Tables"). Partitions and later TTLs go by
-// arrival time: a device's clock must not decide what is kept, nor into how
-// many partitions an insert falls.
-var fixedTables = []string{
-	`CREATE TABLE IF NOT EXISTS %[1]s.events (
-		device      String COMMENT 'the device, or the id of another aggregate' CODEC(ZSTD(1)),
-		kind        LowCardinality(String) COMMENT 'telemetry, registry, schema, ...',
-		message     LowCardinality(String) COMMENT 'message type; for control facts what happened',
-		subject     String COMMENT 'where the log keeps it' CODEC(ZSTD(1)),
-		id          String COMMENT 'the same for a message that was sent again' CODEC(ZSTD(1)),
-		schema      UInt32 COMMENT 'version known when it was accepted, 0 for none' CODEC(T64, ZSTD(1)),
-		time        DateTime64(6, 'UTC') COMMENT 'device time of the first sample; arrival time without one' CODEC(Delta(8), ZSTD(1)),
-		received    DateTime64(6, 'UTC') COMMENT 'arrival time' CODEC(Delta(8), ZSTD(1)),
-		payload     String COMMENT 'the bytes as they were sent' CODEC(ZSTD(1)),
-		_epoch      UInt32 CODEC(ZSTD(1)),
-		_partition  UInt16 CODEC(ZSTD(1)),
-		_seq        UInt64 CODEC(Delta(8), ZSTD(1)),
-		INDEX seqs _seq TYPE minmax GRANULARITY 1
-	) ENGINE = MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, _epoch, _partition, _seq)`,
+// writersTable holds the fence (see claim). No message type can be called so.
+const writersTable = "_writers"
 
-	`CREATE TABLE IF NOT EXISTS %[1]s.dead_letters (
-		device      String,
-		message     LowCardinality(String),
-		id          String COMMENT 'the event''s',
-		schema      UInt32,
-		sample      UInt32 COMMENT 'index in its message',
-		reason      LowCardinality(String) COMMENT 'a short code',
-		detail      String COMMENT 'for people: where and what was expected',
-		payload     String COMMENT 'the sample as it came, or the whole message' CODEC(ZSTD(1)),
-		received    DateTime64(6, 'UTC'),
-		_epoch      UInt32,
-		_partition  UInt16,
-		_seq        UInt64,
-		_row        UInt32,
-		INDEX seqs _seq TYPE minmax GRANULARITY 1
-	) ENGINE = MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, received)`,
-
-	// A checkpoint says that everything up to it is in the table. It may be
-	// older than the truth, never newer.
-	`CREATE TABLE IF NOT EXISTS %[1]s.checkpoints (
-		partition   UInt16,
-		table       LowCardinality(String),
-		epoch       UInt32,
-		seq         UInt64,
-		id          String COMMENT 'of the event at seq',
-		first       UInt64 COMMENT 'of the batch that ended there',
-		saved       DateTime64(6, 'UTC') DEFAULT now64(6)
-	) ENGINE = ReplacingMergeTree(seq) ORDER BY (partition, table, epoch)`,
+// The columns of the fixed tables, in the order of their Arrow schemas
+// (DESIGN.md, "Tables").
+var eventColumns = []schemas.Column{
+	{Name: "device", Type: "String", Codec: "ZSTD(1)", Comment: "the device, or the id of another aggregate"},
+	{Name: "kind", Type: "LowCardinality(String)", Comment: "telemetry, registry, schema, ..."},
+	{Name: "message", Type: "LowCardinality(String)", Comment: "message type; for control facts what happened"},
+	{Name: "subject", Type: "String", Codec: "ZSTD(1)", Comment: "where the log keeps it"},
+	{Name: "id", Type: "String", Codec: "ZSTD(1)", Comment: "the same for a message that was sent again"},
+	{Name: "schema", Type: "UInt32", Codec: "T64, ZSTD(1)", Comment: "version known when it was accepted, 0 for none"},
+	{Name: "time", Type: "DateTime64(6, 'UTC')", Codec: "Delta(8), ZSTD(1)", Comment: "device time of the first sample; arrival time without one"},
+	{Name: "received", Type: "DateTime64(6, 'UTC')", Codec: "Delta(8), ZSTD(1)", Comment: "arrival time"},
+	{Name: "payload", Type: "String", Codec: "ZSTD(1)", Comment: "the bytes as they were sent"},
+	{Name: "repeat", Type: "Bool", Comment: "the device had sent it before: not in its message table"},
+	{Name: "_epoch", Type: "UInt32", Codec: "ZSTD(1)", Comment: "of the log"},
+	{Name: "_partition", Type: "UInt16", Codec: "ZSTD(1)", Comment: "of the log"},
+	{Name: "_seq", Type: "UInt64", Codec: "Delta(8), ZSTD(1)", Comment: "in the partition"},
 }
 
-// Migrate creates the database and the fixed tables where they are missing.
-func Migrate(ctx context.Context, s Server) error {
-	conn, err := s.Open()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	db := quote(s.Name())
-	for _, sql := range append([]string{"CREATE DATABASE IF NOT EXISTS %[1]s"}, fixedTables...) {
-		if err := conn.Exec(ctx, fmt.Sprintf(sql, db)); err != nil {
-			return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
-		}
-	}
-	return nil
+var deadColumns = []schemas.Column{
+	{Name: "device", Type: "String"},
+	{Name: "message", Type: "LowCardinality(String)"},
+	{Name: "id", Type: "String", Comment: "of the event"},
+	{Name: "schema", Type: "UInt32", Comment: "version it was read by"},
+	{Name: "sample", Type: "UInt32", Comment: "index in its message"},
+	{Name: "reason", Type: "LowCardinality(String)", Comment: "a short code"},
+	{Name: "detail", Type: "String", Comment: "for people: where and what was expected"},
+	{Name: "payload", Type: "String", Codec: "ZSTD(1)", Comment: "the sample as it came, or the whole message"},
+	{Name: "received", Type: "DateTime64(6, 'UTC')", Comment: "arrival time"},
+	{Name: "_epoch", Type: "UInt32"},
+	{Name: "_partition", Type: "UInt16"},
+	{Name: "_seq", Type: "UInt64"},
+	{Name: "_row", Type: "UInt32", Comment: "as sample"},
+}
+
+// A checkpoint says that everything up to it is in the table. It may be older
+// than the truth, never newer.
+var checkpointColumns = []schemas.Column{
+	{Name: "partition", Type: "UInt16"},
+	{Name: "table", Type: "LowCardinality(String)"},
+	{Name: "epoch", Type: "UInt32"},
+	{Name: "seq", Type: "UInt64"},
+	{Name: "id", Type: "String", Comment: "of the event at seq"},
+	{Name: "first", Type: "UInt64", Comment: "sequence at which the last batch began"},
+}
+
+var writerColumns = []schemas.Column{
+	{Name: "partition", Type: "UInt16"},
+	{Name: "term", Type: "UInt64", Comment: "the writer with the highest one may insert"},
+	{Name: "who", Type: "String", Comment: "host and process"},
 }
 
 // The columns that every message table has besides those of its schema.
@@ -87,57 +75,97 @@ var metaColumns = []schemas.Column{
 	{Name: "_id", Type: "String", Codec: "ZSTD(1)", Comment: "the event's id"},
 }
 
+// What stands behind the columns. Partitions and later TTLs go by arrival time:
+// a device's clock must not decide what is kept, nor into how many partitions
+// an insert falls.
+const (
+	byPosition = "MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, _epoch, _partition, _seq)"
+	byArrival  = "MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, received)"
+	byTime     = "MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, time)"
+	bySeq      = "ReplacingMergeTree(seq) ORDER BY (partition, table, epoch)"
+	byTerm     = "ReplacingMergeTree(term) ORDER BY partition"
+)
+
+// Migrate creates the database and the fixed tables where they are missing, and
+// adds the columns that an older release did not have.
+func Migrate(ctx context.Context, s Server) error {
+	conn, err := s.Open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS "+quote(s.Name())); err != nil {
+		return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
+	}
+	for _, t := range []table{
+		{"events", "every event of the log", byPosition, eventColumns, true},
+		{"dead_letters", "what could not be read", byArrival, deadColumns, true},
+		{"checkpoints", "how far each table is", bySeq, checkpointColumns, false},
+		{writersTable, "who may insert", byTerm, writerColumns, false},
+	} {
+		if err := t.ensure(ctx, conn, s.Name()); err != nil {
+			return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
+		}
+	}
+	return nil
+}
+
+// ensureTable creates a message type's table or adds what it lacks.
+func ensureTable(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema) error {
+	t := table{s.Name(), s.Description(), byTime, tableColumns(s), true}
+	return t.ensure(ctx, conn, db)
+}
+
 func tableColumns(s *schemas.Schema) []schemas.Column {
 	columns := append([]schemas.Column{metaColumns[0]}, s.Columns()...)
 	return append(columns, metaColumns[1:]...)
 }
 
-func definition(c schemas.Column) string {
-	b := quote(c.Name) + " " + c.Type
-	if c.Comment != "" {
-		b += " COMMENT " + text(c.Comment)
-	}
-	if c.Codec != "" {
-		b += " CODEC(" + c.Codec + ")"
-	}
-	return b
+// A table as it should be.
+type table struct {
+	name, comment, engine string
+	columns               []schemas.Column
+	positioned            bool // has _seq
 }
 
-// ensureTable creates the schema's table or adds what it lacks, before the
-// first row that needs it. What is there stays: a version of another process
-// may know more.
-func ensureTable(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema) error {
-	want := tableColumns(s)
-	defs := make([]string, 0, len(want)+1)
-	for _, c := range want {
+func (t *table) create(db string) string {
+	defs := make([]string, 0, len(t.columns)+1)
+	for _, c := range t.columns {
 		defs = append(defs, definition(c))
 	}
-	defs = append(defs, "INDEX seqs _seq TYPE minmax GRANULARITY 1")
-	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s.%s (%s) ENGINE = MergeTree PARTITION BY toYYYYMM(received) ORDER BY (device, time) COMMENT %s",
-		quote(db), quote(s.Name()), strings.Join(defs, ", "), text(s.Description()))
-	if err := conn.Exec(ctx, create); err != nil {
-		return fmt.Errorf("create table %s: %w", s.Name(), err)
+	if t.positioned {
+		defs = append(defs, "INDEX seqs _seq TYPE minmax GRANULARITY 1")
 	}
-	have, err := columnTypes(ctx, conn, db, s.Name())
+	return fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s.%s (%s) ENGINE = %s COMMENT %s",
+		quote(db), quote(t.name), strings.Join(defs, ", "), t.engine, text(t.comment))
+}
+
+// ensure creates the table or adds what it lacks, before the first row that
+// needs it. What is there stays: a version of another process may know more.
+func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string) error {
+	if err := conn.Exec(ctx, t.create(db)); err != nil {
+		return fmt.Errorf("create table %s: %w", t.name, err)
+	}
+	have, err := columnTypes(ctx, conn, db, t.name)
 	if err != nil {
 		return err
 	}
 	var changes []string
-	previous := ""
-	for _, c := range want {
-		switch t, ok := have[c.Name]; {
+	place := "FIRST"
+	for _, c := range t.columns {
+		switch typ, ok := have[c.Name]; {
 		case !ok:
-			changes = append(changes, "ADD COLUMN IF NOT EXISTS "+definition(c)+" AFTER "+quote(previous))
-		case t != c.Type && wider(t, c.Type):
+			changes = append(changes, "ADD COLUMN IF NOT EXISTS "+definition(c)+" "+place)
+		case typ != c.Type && wider(typ, c.Type):
 			changes = append(changes, "MODIFY COLUMN "+definition(c))
 		}
-		previous = c.Name
+		place = "AFTER " + quote(c.Name)
 	}
 	if len(changes) == 0 {
 		return nil
 	}
-	if err := conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s.%s %s", quote(db), quote(s.Name()), strings.Join(changes, ", "))); err != nil {
-		return fmt.Errorf("alter table %s: %w", s.Name(), err)
+	if err := conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s.%s %s", quote(db), quote(t.name), strings.Join(changes, ", "))); err != nil {
+		return fmt.Errorf("alter table %s: %w", t.name, err)
 	}
 	return nil
 }
@@ -163,17 +191,29 @@ func columnTypes(ctx context.Context, conn clickhouse.Conn, db, table string) (m
 // rules allow nothing but wider numbers and optional values, so anything else
 // is another process's newer version.
 func wider(have, want string) bool {
-	if strings.HasPrefix(want, "Nullable(") && !strings.HasPrefix(have, "Nullable(") {
+	if strings.Contains(want, "Nullable(") && !strings.Contains(have, "Nullable(") {
 		return true
 	}
-	width := func(t string) int {
-		t = strings.TrimSuffix(strings.TrimPrefix(t, "Nullable("), ")")
-		digits := strings.TrimLeft(t, "UIntFloat")
-		n := 0
-		_, _ = fmt.Sscanf(digits, "%d", &n)
-		return n
-	}
 	return width(want) > width(have)
+}
+
+// width is the number of bits in a type's name: 32 in Nullable(UInt32).
+func width(typ string) int {
+	typ = strings.TrimSuffix(strings.TrimPrefix(typ, "Nullable("), ")")
+	n := 0
+	_, _ = fmt.Sscanf(strings.TrimLeft(typ, "UIntFloat"), "%d", &n)
+	return n
+}
+
+func definition(c schemas.Column) string {
+	b := quote(c.Name) + " " + c.Type
+	if c.Comment != "" {
+		b += " COMMENT " + text(c.Comment)
+	}
+	if c.Codec != "" {
+		b += " CODEC(" + c.Codec + ")"
+	}
+	return b
 }
 
 func quote(name string) string { return "`" + strings.ReplaceAll(name, "`", "``") + "`" }

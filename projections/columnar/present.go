@@ -4,53 +4,49 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
-
 	"github.com/apache/arrow/go/v15/arrow"
 
 	"github.com/tachograph/tachograph/events"
 )
 
-// present is which rows of a table are known to be there beyond a checkpoint:
-// by sequence, the samples of each event.
-type present map[uint64]map[uint32]struct{}
+// A rowKey tells the rows of one epoch and partition apart.
+type rowKey struct {
+	seq uint64
+	row uint32 // the sample in its message; 0 where an event is one row
+}
 
-// readPresent asks a table which rows it has of the log after a position. At
-// most one batch can be there beyond a checkpoint, so the answer fits in memory.
-func readPresent(ctx context.Context, conn clickhouse.Conn, db, table string, after events.Position, hasRow bool) (present, error) {
+// readPresent asks a table which rows of a batch it has. What it answers is
+// bounded by the batch, however old the checkpoint is.
+func (w *Writer) readPresent(ctx context.Context, blk *block, first, last events.Position) (map[rowKey]struct{}, error) {
 	row := "toUInt32(0)"
-	if hasRow {
+	if blk.rows != nil {
 		row = "_row"
 	}
-	rows, err := conn.Query(ctx, fmt.Sprintf(
-		"SELECT _seq, %s FROM %s.%s WHERE _epoch = ? AND _partition = ? AND _seq > ?", row, quote(db), quote(table)),
-		after.Epoch, after.Partition, after.Seq)
+	rows, err := w.conn.Query(ctx, fmt.Sprintf(
+		"SELECT _seq, %s FROM %s WHERE _epoch = ? AND _partition = ? AND _seq >= ? AND _seq <= ?", row, w.table(blk.table)),
+		first.Epoch, first.Partition, first.Seq, last.Seq)
 	if err != nil {
-		return nil, fmt.Errorf("read back %s: %w", table, err)
+		return nil, fmt.Errorf("read back %s: %w", blk.table, err)
 	}
 	defer rows.Close()
-	p := present{}
+	present := map[rowKey]struct{}{}
 	for rows.Next() {
-		var seq uint64
-		var row uint32
-		if err := rows.Scan(&seq, &row); err != nil {
-			return nil, fmt.Errorf("read back %s: %w", table, err)
+		var k rowKey
+		if err := rows.Scan(&k.seq, &k.row); err != nil {
+			return nil, fmt.Errorf("read back %s: %w", blk.table, err)
 		}
-		if p[seq] == nil {
-			p[seq] = map[uint32]struct{}{}
-		}
-		p[seq][row] = struct{}{}
+		present[k] = struct{}{}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read back %s: %w", table, err)
+		return nil, fmt.Errorf("read back %s: %w", blk.table, err)
 	}
-	return p, nil
+	return present, nil
 }
 
 // missing returns the block's rows that are not present, as slices of its
 // record in their order. The caller releases them.
-func (b *block) missing(p present) []arrow.Record {
-	if len(p) == 0 {
+func (b *block) missing(present map[rowKey]struct{}) []arrow.Record {
+	if len(present) == 0 {
 		b.record.Retain()
 		return []arrow.Record{b.record}
 	}
@@ -60,11 +56,11 @@ func (b *block) missing(p present) []arrow.Record {
 	for i := 0; i <= n; i++ {
 		there := i == n
 		if !there {
-			row := uint32(0)
+			k := rowKey{seq: b.seqs.Value(i)}
 			if b.rows != nil {
-				row = b.rows.Value(i)
+				k.row = b.rows.Value(i)
 			}
-			_, there = p[b.seqs.Value(i)][row]
+			_, there = present[k]
 		}
 		switch {
 		case !there && start < 0:

@@ -72,14 +72,15 @@ func timestamp(t time.Time) arrow.Timestamp { return arrow.Timestamp(t.UnixMicro
 // eventRows collects the rows of tacho.events.
 type eventRows struct {
 	*array.RecordBuilder
-	refs []rowRef // of each event; where its device time is
-	sent []time.Time
+	refs []rowRef // of each event
 }
 
-// A rowRef names an event's first sample; the zero value has none.
+// A rowRef says where an event's device time is: in its first sample, or, where
+// table is nil, here.
 type rowRef struct {
 	table *messageRows
 	row   int
+	sent  time.Time
 }
 
 var eventSchema = arrow.NewSchema([]arrow.Field{
@@ -92,6 +93,7 @@ var eventSchema = arrow.NewSchema([]arrow.Field{
 	{Name: "time", Type: micros},
 	{Name: "received", Type: micros},
 	{Name: "payload", Type: arrow.BinaryTypes.Binary},
+	{Name: "repeat", Type: arrow.FixedWidthTypes.Boolean},
 	{Name: "_epoch", Type: arrow.PrimitiveTypes.Uint32},
 	{Name: "_partition", Type: arrow.PrimitiveTypes.Uint16},
 	{Name: "_seq", Type: arrow.PrimitiveTypes.Uint64},
@@ -99,14 +101,14 @@ var eventSchema = arrow.NewSchema([]arrow.Field{
 
 const (
 	eventTime = 6
-	eventSeq  = 11
+	eventSeq  = 12
 )
 
 func newEventRows(mem memory.Allocator) *eventRows {
 	return &eventRows{RecordBuilder: array.NewRecordBuilder(mem, eventSchema)}
 }
 
-func (r *eventRows) append(e *events.Event, ref rowRef) {
+func (r *eventRows) append(e *events.Event, repeat bool, ref rowRef) {
 	var stack [192]byte
 	r.Field(0).(*array.StringBuilder).Append(e.Stream.ID)
 	r.Field(1).(*array.StringBuilder).Append(string(e.Stream.Kind))
@@ -116,31 +118,26 @@ func (r *eventRows) append(e *events.Event, ref rowRef) {
 	r.Field(5).(*array.Uint32Builder).Append(e.Schema)
 	r.Field(7).(*array.TimestampBuilder).Append(timestamp(e.Received))
 	r.Field(8).(*array.BinaryBuilder).Append(e.Payload)
-	r.Field(9).(*array.Uint32Builder).Append(e.Position.Epoch)
-	r.Field(10).(*array.Uint16Builder).Append(e.Position.Partition)
+	r.Field(9).(*array.BooleanBuilder).Append(repeat)
+	r.Field(10).(*array.Uint32Builder).Append(e.Position.Epoch)
+	r.Field(11).(*array.Uint16Builder).Append(e.Position.Partition)
 	r.Field(eventSeq).(*array.Uint64Builder).Append(e.Position.Seq)
-	at := e.Received
-	if ref.table == nil && e.Stream.Kind == events.Telemetry {
-		if t, ok := schemas.PeekTime(e.Payload); ok {
-			at = t
-		}
-	}
-	r.refs, r.sent = append(r.refs, ref), append(r.sent, at)
+	r.refs = append(r.refs, ref)
 }
 
 // seal fills in the device times, which the sealed samples hold.
 func (r *eventRows) seal(times map[*messageRows]*array.Timestamp) *block {
 	column := r.Field(eventTime).(*array.TimestampBuilder)
-	for i, ref := range r.refs {
+	for _, ref := range r.refs {
 		if ref.table != nil {
 			column.Append(times[ref.table].Value(ref.row))
 		} else {
-			column.Append(timestamp(r.sent[i]))
+			column.Append(timestamp(ref.sent))
 		}
 	}
 	record := r.NewRecord()
 	r.Release()
-	return &block{table: "events", record: record, seqs: record.Column(eventSeq).(*array.Uint64)}
+	return &block{table: "events", columns: eventColumns, record: record, seqs: record.Column(eventSeq).(*array.Uint64)}
 }
 
 var deadSchema = arrow.NewSchema([]arrow.Field{
@@ -179,7 +176,7 @@ func sealDead(mem memory.Allocator, dead []deadLetter) *block {
 		r.Field(12).(*array.Uint32Builder).Append(d.sample)
 	}
 	record := r.NewRecord()
-	return &block{table: "dead_letters", record: record, seqs: record.Column(11).(*array.Uint64), rows: record.Column(12).(*array.Uint32)}
+	return &block{table: "dead_letters", columns: deadColumns, record: record, seqs: record.Column(11).(*array.Uint64), rows: record.Column(12).(*array.Uint32)}
 }
 
 // park is the dead letter as an event of the log. Its name is where it comes

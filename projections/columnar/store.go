@@ -10,14 +10,8 @@ import (
 // insertBlock brings a block into its table: what is known to be there is left
 // out, and after any failure the tables are asked again.
 func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
-	if blk.schema != nil && w.ensured[blk.table] < blk.schema.Version() {
-		err := w.persist(ctx, "ensure "+blk.table, func() error {
-			return ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema)
-		})
-		if err != nil {
-			return err
-		}
-		w.ensured[blk.table] = blk.schema.Version()
+	if err := w.ensure(ctx, blk); err != nil {
+		return err
 	}
 	attempt := 0
 	return w.persist(ctx, "insert "+blk.table, func() error {
@@ -31,7 +25,14 @@ func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
 				}
 			}
 		}
-		records := blk.missing(w.present[blk.table])
+		var present map[rowKey]struct{}
+		if w.beyond[blk.table] >= b.first.Position.Seq {
+			var err error
+			if present, err = w.readPresent(ctx, blk, b.first.Position, b.last.Position); err != nil {
+				return err
+			}
+		}
+		records := blk.missing(present)
 		if len(records) == 0 {
 			return nil
 		}
@@ -43,13 +44,27 @@ func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
 		if err := w.cfg.Fault("send " + blk.table); err != nil {
 			return err
 		}
-		id := fmt.Sprintf("%s%s-%d-%d-%d-%d", w.queryPrefix(), blk.table,
-			b.first.Position.Epoch, b.first.Position.Seq, b.last.Position.Seq, w.nextAttempt())
+		id := w.queryID(fmt.Sprintf("%s-%d-%d-%d-%d", blk.table,
+			b.first.Position.Epoch, b.first.Position.Seq, b.last.Position.Seq, w.nextAttempt()))
 		if err := w.insert(ctx, id, blk, records); err != nil {
 			return err
 		}
 		return w.cfg.Fault("sent " + blk.table)
 	})
+}
+
+// ensure makes the table fit a schema that it has not seen yet.
+func (w *Writer) ensure(ctx context.Context, blk *block) error {
+	if blk.schema == nil || w.ensured[blk.table] >= blk.schema.Version() {
+		return nil
+	}
+	err := w.persist(ctx, "ensure "+blk.table, func() error {
+		return ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema)
+	})
+	if err == nil {
+		w.ensured[blk.table] = blk.schema.Version()
+	}
+	return err
 }
 
 // nextAttempt keeps query ids apart: the server refuses one that still runs.
@@ -71,18 +86,4 @@ func (w *Writer) saveCheckpoint(ctx context.Context, b *batch, blocks []*block) 
 	return w.persist(ctx, "checkpoint", func() error {
 		return w.post(ctx, url.Values{"async_insert": {"0"}, "wait_end_of_query": {"1"}}, strings.NewReader(sql))
 	})
-}
-
-// forgetPresent drops what lies behind the checkpoint.
-func (w *Writer) forgetPresent(seq uint64) {
-	for table, p := range w.present {
-		for s := range p {
-			if s <= seq {
-				delete(p, s)
-			}
-		}
-		if len(p) == 0 {
-			delete(w.present, table)
-		}
-	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
-	"github.com/tachograph/tachograph/schemas"
 )
 
 // Writer is the projection of one partition into ClickHouse.
@@ -34,9 +33,14 @@ type Writer struct {
 
 	// Of the inserting goroutine alone.
 	checkpoint events.Cursor
-	present    map[string]present // beyond the checkpoint, after a doubt; nil: nothing is
+	beyond     map[string]uint64 // after a doubt: up to which sequence a table may have rows already
+	term       uint64            // see claim
+	claims     map[uint64]bool   // every term that this writer has ever claimed
 	attempts   uint64
 	ensured    map[string]uint32 // version of each message table's schema
+	age        time.Duration     // how old a batch may get; see adapt
+
+	repeats *repeats // of the reading goroutine, once it runs
 }
 
 var _ projections.Runner = (*Writer)(nil)
@@ -55,7 +59,7 @@ func New(cfg Config) (*Writer, error) {
 		client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: cfg.Server.TLS, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
 		}},
-		due: make(chan struct{}, 1), taken: make(chan struct{}), ensured: map[string]uint32{},
+		due: make(chan struct{}, 1), taken: make(chan struct{}), ensured: map[string]uint32{}, claims: map[uint64]bool{}, age: cfg.MaxAge,
 		status: projections.Status{Name: "columnar", Partition: cfg.Partition},
 	}
 	w.current = newBatch(w.mem)
@@ -92,7 +96,7 @@ func (w *Writer) Status() projections.Status {
 // Run writes until ctx ends, then inserts what it has read. It returns an error
 // only for what waiting does not mend: events.ErrDiverged when the log does not
 // hold what the tables say it held, *events.TruncatedError when it was purged
-// before it was read.
+// before it was read, ErrFenced when another writer has taken over.
 func (w *Writer) Run(ctx context.Context) error {
 	if err := w.resume(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -112,60 +116,11 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
-// read decodes events into the current batch.
-func (w *Writer) read(ctx context.Context) error {
-	for e, err := range w.cfg.Log.Follow(ctx, w.cfg.Partition, w.checkpoint) {
-		if err != nil {
-			return err
-		}
-		schema, err := w.schemaOf(ctx, &e)
-		if err != nil {
-			return err
-		}
-		for {
-			w.mu.Lock()
-			taken := w.taken
-			if !w.full && w.current.add(e, schema) {
-				first := w.current.events == 1
-				w.full = w.current.events >= w.cfg.MaxRows || w.current.bytes >= w.cfg.MaxBytes
-				wake := first || w.full
-				w.mu.Unlock()
-				if wake {
-					w.wake()
-				}
-				break
-			}
-			w.full = true
-			w.mu.Unlock()
-			w.wake()
-			select {
-			case <-taken:
-			case <-ctx.Done():
-				return nil
-			}
-		}
-	}
-	return nil
-}
-
 func (w *Writer) wake() {
 	select {
 	case w.due <- struct{}{}:
 	default:
 	}
-}
-
-// schemaOf returns by what an event's payload is read: the version that its
-// gateway knew, so that reading it again, later, gives the same rows. An event
-// that was accepted without a schema stays without.
-func (w *Writer) schemaOf(ctx context.Context, e *events.Event) (*schemas.Schema, error) {
-	if e.Stream.Kind != events.Telemetry || e.Schema == 0 {
-		return nil, nil
-	}
-	if s, ok := w.cfg.Catalog.Schemas().Version(e.Type, e.Schema); ok {
-		return s, nil
-	}
-	return w.cfg.Catalog.Await(ctx, e.Type, e.Schema)
 }
 
 // write inserts batch after batch: at once when one is full, else when it is
@@ -181,9 +136,9 @@ func (w *Writer) write(ctx context.Context, read <-chan error) error {
 		age, n, full := time.Since(w.current.began), w.current.events, w.full
 		w.mu.Unlock()
 		switch {
-		case n > 0 && (full || ended || age >= w.cfg.MaxAge):
+		case n > 0 && (full || ended || age >= w.age):
 			if err := w.insertBatch(ctx, w.take()); err != nil {
-				if ctx.Err() != nil {
+				if ctx.Err() != nil && !errors.Is(err, ErrFenced) {
 					return nil // read again after the checkpoint next time
 				}
 				return err
@@ -192,7 +147,7 @@ func (w *Writer) write(ctx context.Context, read <-chan error) error {
 		case ended:
 			return readErr
 		case n > 0:
-			timer.Reset(w.cfg.MaxAge - age)
+			timer.Reset(w.age - age)
 		}
 		select {
 		case <-w.due:
@@ -219,6 +174,7 @@ func (w *Writer) take() *batch {
 func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 	ctx, cancel := graceful(ctx, stopPatience)
 	defer cancel()
+	started := time.Now()
 	blocks := b.seal()
 	defer func() {
 		for _, blk := range blocks {
@@ -241,16 +197,30 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 		return err
 	}
 	w.checkpoint = b.last
-	w.forgetPresent(b.last.Position.Seq)
+	for table, seq := range w.beyond {
+		if seq <= b.last.Position.Seq {
+			delete(w.beyond, table)
+		}
+	}
+	w.adapt(time.Since(started))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Position = b.last.Position
 	w.status.Events += uint64(b.events)
 	w.status.Rows += rows
 	w.status.Parked += uint64(len(b.dead))
+	w.status.Repeats += uint64(b.repeats)
 	w.status.CaughtUp, w.status.LastError = true, ""
 	w.arrived = b.newest
 	return nil
+}
+
+// adapt sets the age of the next batch by what the last one took: inserting
+// shall fill no more than a quarter of the time. So a quiet fleet's rows wait
+// for MaxAge, while many tables, or a server that is busy merging, get fewer
+// and larger blocks.
+func (w *Writer) adapt(took time.Duration) {
+	w.age = min(max(w.cfg.MaxAge, 4*took), max(w.cfg.MaxAge, 5*time.Second))
 }
 
 // stopPatience is for how long a batch is still tried after Run was told to stop.
@@ -269,23 +239,43 @@ func graceful(ctx context.Context, d time.Duration) (context.Context, context.Ca
 	}
 }
 
-// parkAll stores what did not decode in the log's dead-letter stream as well.
+// parkAll stores what did not decode in the log's dead-letter stream as well,
+// many at a time so that they share the log's commits. A dead letter's stream
+// is named after the place it comes from, so parking it again finds it there.
+//
+// What the dead-letter stream refuses for good does not hold up the partition:
+// the table dead_letters has it, and so has the log where it came from.
 func (w *Writer) parkAll(ctx context.Context, dead []deadLetter) error {
-	for i := range dead {
-		e := dead[i].park()
+	const together = 64
+	for ; len(dead) > 0; dead = dead[min(together, len(dead)):] {
 		err := w.persist(ctx, "park", func() error {
-			_, err := w.cfg.Log.Append(ctx, events.Fresh, e)
-			var there *events.ConflictError
-			if errors.As(err, &there) {
-				return nil
+			some := dead[:min(together, len(dead))]
+			errs := make([]error, len(some))
+			var wg sync.WaitGroup
+			for i := range some {
+				wg.Go(func() { errs[i] = w.park(ctx, &some[i]) })
 			}
-			return err
+			wg.Wait()
+			return errors.Join(errs...)
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (w *Writer) park(ctx context.Context, d *deadLetter) error {
+	_, err := w.cfg.Log.Append(ctx, events.Fresh, d.park())
+	var there *events.ConflictError
+	switch {
+	case errors.As(err, &there):
+		return nil
+	case errors.Is(err, events.ErrFull), errors.Is(err, events.ErrTooLarge), errors.Is(err, events.ErrInvalid):
+		w.cfg.Logger.Error("dead letter is in the table only", "device", d.event.Stream.ID, "position", d.event.Position.String(), "error", err)
+		return nil
+	}
+	return err
 }
 
 // persist tries a step until it succeeds or ctx ends, with a growing pause.
@@ -298,7 +288,7 @@ func (w *Writer) persist(ctx context.Context, step string, try func() error) err
 				return w.cfg.Fault(step + " done")
 			}
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, ErrFenced) {
 			return fmt.Errorf("%s: %w", step, err)
 		}
 		w.failed(step, err)

@@ -1,0 +1,150 @@
+package columnar
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/schemas"
+)
+
+// A reader follows the partition and decodes its events into the current batch.
+type reader struct {
+	*Writer
+	cursor  events.Cursor // the last event in a batch
+	seen    atomic.Uint64 // events; a watchdog's pulse
+	at      atomic.Uint64 // sequence of the last event seen
+	blocked atomic.Bool   // waiting for room in the batch or for a schema: not the log's fault
+}
+
+// read ends with ctx, or with an error that reading again does not mend.
+func (w *Writer) read(ctx context.Context) error {
+	r := &reader{Writer: w, cursor: w.checkpoint}
+	r.at.Store(w.checkpoint.Position.Seq)
+	pause := 100 * time.Millisecond
+	for {
+		before := r.seen.Load()
+		err := r.follow(ctx)
+		var truncated *events.TruncatedError
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, events.ErrDiverged), errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrInvalid), errors.As(err, &truncated):
+			return err
+		case err != nil:
+			w.failed("read the log", err)
+		}
+		if r.seen.Load() != before {
+			pause = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// follow reads with one subscription, under a watchdog.
+func (r *reader) follow(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		r.watch(ctx, stop)
+	}()
+	defer func() {
+		stop()
+		<-watched
+	}()
+	for e, err := range r.cfg.Log.Follow(ctx, r.cfg.Partition, r.cursor) {
+		if err != nil {
+			return err
+		}
+		r.seen.Add(1)
+		r.at.Store(e.Position.Seq)
+		schema, err := r.schemaOf(ctx, &e)
+		if err != nil {
+			return err
+		}
+		repeat := e.Stream.Kind == events.Telemetry && r.repeats.fold(&e)
+		if !r.add(ctx, e, schema, repeat) {
+			return nil
+		}
+		r.cursor = cursorOf(&e)
+	}
+	return nil
+}
+
+// add waits until the event has room; it has not when ctx ended.
+func (r *reader) add(ctx context.Context, e events.Event, schema *schemas.Schema, repeat bool) bool {
+	for {
+		r.mu.Lock()
+		taken := r.taken
+		if !r.full && r.current.add(e, schema, repeat) {
+			first := r.current.events == 1
+			r.full = r.current.rows >= r.cfg.MaxRows || r.current.bytes >= r.cfg.MaxBytes
+			wake := first || r.full
+			r.mu.Unlock()
+			if wake {
+				r.wake()
+			}
+			return true
+		}
+		r.full = true
+		r.mu.Unlock()
+		r.wake()
+		r.blocked.Store(true)
+		select {
+		case <-taken:
+		case <-ctx.Done():
+		}
+		r.blocked.Store(false)
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
+// watch ends a subscription that brings nothing though the log has more: a
+// reader that is stuck must not look like a log that is quiet.
+func (r *reader) watch(ctx context.Context, stop context.CancelFunc) {
+	tick := time.NewTicker(r.cfg.Stall)
+	defer tick.Stop()
+	before, owed := r.seen.Load(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		seen := r.seen.Load()
+		tail, err := r.cfg.Log.Tail(ctx, r.cfg.Partition)
+		at := r.at.Load()
+		behind := err == nil && tail.Seq > at && seen == before && !r.blocked.Load()
+		if behind && owed {
+			r.cfg.Logger.Warn("the log brings nothing though it has more; reading anew", "partition", r.cfg.Partition, "position", at, "tail", tail.Seq)
+			stop()
+			return
+		}
+		before, owed = seen, behind
+	}
+}
+
+// schemaOf returns by what an event's payload is read: the version that its
+// gateway knew, so that reading it again, later, gives the same rows. An event
+// that was accepted without a schema stays without.
+func (r *reader) schemaOf(ctx context.Context, e *events.Event) (*schemas.Schema, error) {
+	if e.Stream.Kind != events.Telemetry || e.Schema == 0 {
+		return nil, nil
+	}
+	if s, ok := r.cfg.Catalog.Schemas().Version(e.Type, e.Schema); ok {
+		return s, nil
+	}
+	r.blocked.Store(true)
+	defer r.blocked.Store(false)
+	return r.cfg.Catalog.Await(ctx, e.Type, e.Schema)
+}
