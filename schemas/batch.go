@@ -16,6 +16,7 @@ const maxFed = 128 << 20
 // concurrent use.
 type Batch struct {
 	schema *Schema
+	memory *recycler
 	d      *decoder
 	index  *vector // _row
 	width  int64   // of a row without what has a length of its own
@@ -36,9 +37,11 @@ type BadSample struct {
 	Bytes  []byte // the sample as it came; part of the payload, not a copy
 }
 
-// NewBatch returns an empty batch that takes its memory from mem.
+// NewBatch returns an empty batch that takes its memory from mem. It keeps the
+// memory of records that were released for the next ones, until Release.
 func (s *Schema) NewBatch(mem memory.Allocator) *Batch {
-	b := &Batch{schema: s, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32}), width: 4}
+	r := newRecycler(mem)
+	b := &Batch{schema: s, memory: r, d: newDecoder(s, r), index: newVector(r, &Field{Kind: Uint32}), width: 4}
 	for _, v := range b.d.vecs {
 		b.width += v.rowWidth()
 	}
@@ -104,8 +107,9 @@ func (b *Batch) Bytes() int64 {
 	return size
 }
 
-// Record hands all rows over and empties the batch. The caller must release the
-// record. Its columns are those of Schema.Arrow.
+// Record hands all rows over and empties the batch. Its columns are those of
+// Schema.Arrow. The caller must release the record, and keep nothing that points
+// into it beyond that: its memory is used again.
 func (b *Batch) Record() arrow.Record {
 	rows := b.d.row
 	if b.d.slots == 0 {
@@ -128,10 +132,13 @@ func (b *Batch) Record() arrow.Record {
 	return rec
 }
 
-// Release gives up the batch's memory. Its rows are gone.
+// Release gives up the batch's memory. Its rows are gone; records that it made
+// stay as they are until they are released. A batch that is just dropped leaves
+// its memory to the garbage collector, if mem does.
 func (b *Batch) Release() {
 	for _, v := range append(b.d.vecs[:len(b.d.vecs):len(b.d.vecs)], b.index) {
 		v.release()
 	}
-	b.d.row, b.d.slots = 0, 0
+	b.memory.close()
+	b.d.row, b.d.slots, b.fed = 0, 0, 0
 }

@@ -1,7 +1,9 @@
 package schemas
 
 import (
+	"bytes"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -11,7 +13,7 @@ import (
 // Value returns a cell of a record that a Batch made, as a Go value that
 // encoding/json writes: bool, int64, uint64, float32, float64, string, []byte,
 // time as RFC 3339 text, json.RawMessage, []any, map[string]any. It answers
-// false for NULL.
+// false for NULL. The value is a copy and outlives the record.
 func Value(rec arrow.Record, col, row int) (any, bool) {
 	c := rec.Column(col)
 	if c.IsNull(row) {
@@ -53,16 +55,16 @@ func cellOf(c arrow.Array, i int) any {
 	case *array.Float64:
 		return c.Value(i)
 	case *array.String:
-		return c.Value(i)
+		return strings.Clone(c.Value(i))
 	case *array.Binary:
-		return c.Value(i)
+		return bytes.Clone(c.Value(i))
 	case *array.Timestamp:
 		return time.UnixMicro(int64(c.Value(i))).UTC().Format(time.RFC3339Nano)
 	case *array.Map:
 		m := map[string]any{}
 		from, to := c.ValueOffsets(i)
 		for k := int(from); k < int(to); k++ {
-			m[c.Keys().ValueStr(k)] = cellOf(c.Items(), k)
+			m[strings.Clone(c.Keys().ValueStr(k))] = cellOf(c.Items(), k)
 		}
 		return m
 	case *array.List:

@@ -1,0 +1,86 @@
+package schemas
+
+import (
+	"math/bits"
+	"sync"
+
+	"github.com/apache/arrow/go/v15/arrow/memory"
+)
+
+// maxIdle is how much memory a recycler keeps for the next record.
+const maxIdle = 64 << 20
+
+// A recycler hands the memory of released records out again. Without it every
+// record is built in pages that the kernel has to clear first, which takes
+// longer than the decoding. Blocks are powers of two and are not cleared.
+//
+// Records are released wherever they end, so it is safe for all goroutines.
+type recycler struct {
+	mem memory.Allocator
+
+	mu     sync.Mutex
+	free   [64][][]byte // by the power of two of their size
+	idle   int
+	closed bool
+}
+
+func newRecycler(mem memory.Allocator) *recycler { return &recycler{mem: mem} }
+
+// Allocate implements memory.Allocator.
+func (r *recycler) Allocate(size int) []byte {
+	class := bits.Len(uint(max(size, 64) - 1))
+	r.mu.Lock()
+	if blocks := r.free[class]; len(blocks) > 0 {
+		block := blocks[len(blocks)-1]
+		r.free[class] = blocks[:len(blocks)-1]
+		r.idle -= len(block)
+		r.mu.Unlock()
+		return block[:size]
+	}
+	r.mu.Unlock()
+	return r.mem.Allocate(1 << class)[: size : 1<<class]
+}
+
+// Reallocate implements memory.Allocator.
+func (r *recycler) Reallocate(size int, b []byte) []byte {
+	if size <= cap(b) {
+		return b[:size]
+	}
+	larger := r.Allocate(size)
+	copy(larger, b)
+	r.Free(b)
+	return larger
+}
+
+// Free implements memory.Allocator.
+func (r *recycler) Free(b []byte) {
+	b = b[:cap(b)]
+	if len(b) == 0 {
+		return
+	}
+	class := bits.Len(uint(len(b) - 1))
+	r.mu.Lock()
+	if !r.closed && r.idle+len(b) <= maxIdle {
+		r.free[class] = append(r.free[class], b)
+		r.idle += len(b)
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Unlock()
+	r.mem.Free(b)
+}
+
+// close gives all idle memory back. What is still in use goes back when it is
+// freed.
+func (r *recycler) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for class, blocks := range r.free {
+		for _, b := range blocks {
+			r.mem.Free(b)
+		}
+		r.free[class] = nil
+	}
+	r.idle = 0
+}
