@@ -16,7 +16,7 @@ const maxFed = 128 << 20
 // concurrent use.
 type Batch struct {
 	schema *Schema
-	memory *recycler
+	own    *Recycler // nil if it is the caller's
 	d      *decoder
 	index  *vector // _row
 	width  int64   // of a row without what has a length of its own
@@ -38,10 +38,15 @@ type BadSample struct {
 }
 
 // NewBatch returns an empty batch that takes its memory from mem. It keeps the
-// memory of records that were released for the next ones, until Release.
+// memory of records that were released for the next ones, until Release; with a
+// Recycler as mem, that does.
 func (s *Schema) NewBatch(mem memory.Allocator) *Batch {
-	r := newRecycler(mem)
-	b := &Batch{schema: s, memory: r, d: newDecoder(s, r), index: newVector(r, &Field{Kind: Uint32}), width: 4}
+	var own *Recycler
+	if _, shared := mem.(*Recycler); !shared {
+		own = NewRecycler(mem)
+		mem = own
+	}
+	b := &Batch{schema: s, own: own, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32}), width: 4}
 	for _, v := range b.d.vecs {
 		b.width += v.rowWidth()
 	}
@@ -139,6 +144,8 @@ func (b *Batch) Release() {
 	for _, v := range append(b.d.vecs[:len(b.d.vecs):len(b.d.vecs)], b.index) {
 		v.release()
 	}
-	b.memory.close()
+	if b.own != nil {
+		b.own.Close()
+	}
 	b.d.row, b.d.slots, b.fed = 0, 0, 0
 }

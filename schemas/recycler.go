@@ -7,15 +7,17 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 )
 
-// maxIdle is how much memory a recycler keeps for the next record.
+// maxIdle is how much memory a Recycler keeps for the next record.
 const maxIdle = 64 << 20
 
-// A recycler hands the memory of released records out again. Without it every
+// A Recycler hands the memory of released records out again. Without it every
 // record is built in pages that the kernel has to clear first, which takes
 // longer than the decoding. Blocks are powers of two and are not cleared.
 //
-// Records are released wherever they end, so it is safe for all goroutines.
-type recycler struct {
+// A Batch has one of its own; who makes a Batch for every block hands the same
+// one to all. Records are released wherever they end, so it is safe for all
+// goroutines.
+type Recycler struct {
 	mem memory.Allocator
 
 	mu     sync.Mutex
@@ -24,10 +26,11 @@ type recycler struct {
 	closed bool
 }
 
-func newRecycler(mem memory.Allocator) *recycler { return &recycler{mem: mem} }
+// NewRecycler returns a Recycler that takes its memory from mem.
+func NewRecycler(mem memory.Allocator) *Recycler { return &Recycler{mem: mem} }
 
 // Allocate implements memory.Allocator.
-func (r *recycler) Allocate(size int) []byte {
+func (r *Recycler) Allocate(size int) []byte {
 	class := bits.Len(uint(max(size, 64) - 1))
 	r.mu.Lock()
 	if blocks := r.free[class]; len(blocks) > 0 {
@@ -42,7 +45,7 @@ func (r *recycler) Allocate(size int) []byte {
 }
 
 // Reallocate implements memory.Allocator.
-func (r *recycler) Reallocate(size int, b []byte) []byte {
+func (r *Recycler) Reallocate(size int, b []byte) []byte {
 	if size <= cap(b) {
 		return b[:size]
 	}
@@ -53,7 +56,7 @@ func (r *recycler) Reallocate(size int, b []byte) []byte {
 }
 
 // Free implements memory.Allocator.
-func (r *recycler) Free(b []byte) {
+func (r *Recycler) Free(b []byte) {
 	b = b[:cap(b)]
 	if len(b) == 0 {
 		return
@@ -70,9 +73,9 @@ func (r *recycler) Free(b []byte) {
 	r.mem.Free(b)
 }
 
-// close gives all idle memory back. What is still in use goes back when it is
-// freed.
-func (r *recycler) close() {
+// Close gives all idle memory back. What is still in use goes back when it is
+// freed. It is idempotent.
+func (r *Recycler) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true

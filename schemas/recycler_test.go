@@ -1,0 +1,49 @@
+package schemas_test
+
+import (
+	"testing"
+
+	"github.com/apache/arrow/go/v15/arrow/memory"
+
+	"github.com/tachograph/tachograph/schemas"
+)
+
+// TestRecycler checks that memory is used again, that nothing of an earlier
+// record shines through, and that all goes back in the end.
+func TestRecycler(t *testing.T) {
+	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	defer mem.AssertSize(t, 0)
+	shared := schemas.NewRecycler(mem)
+	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
+	full := `{"time":5,"f64":1,"f32":2,"i32":3,"s32":4,"u32":5,"i64":6,"u64":7,"flag":true,"text":"x","raw":"aGk=","gear":"DRIVE","best_gear":"DRIVE",` +
+		`"engine":{"rpm":1,"gear":"DRIVE","codes":[1],"at":1},"list":[1],"names":["a"],"readings":{"a":1},"engines":[{}],"free":{},"third":1,"stamp":1,"last":true,"new":1}`
+	for range 3 {
+		b := s.NewBatch(shared)
+		for range 500 {
+			if _, _, err := b.Append([]byte(full), arrival); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept := b.Record()
+		b.Append([]byte(`{}`), arrival)
+		b.Release()
+		kept.Release()
+
+		b = s.NewBatch(shared)
+		for range 500 {
+			b.Append([]byte(`{}`), arrival)
+		}
+		rec := b.Record()
+		for r, row := range rowsOf(rec) {
+			want, _ := naiveRow([]byte(`{}`), protoWants, true)
+			compareRows(t, row, want)
+			if t.Failed() {
+				t.Fatal("row", r)
+			}
+		}
+		rec.Release()
+		b.Release()
+	}
+	shared.Close()
+	shared.Close()
+}
