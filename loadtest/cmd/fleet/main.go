@@ -1,0 +1,32 @@
+// Command fleet plays devices against a running Tachograph and judges it from
+// outside.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+type commands struct {
+	Run    runCommand    `cmd:"" help:"Start a node, play the demo fleet, stop all in order on Ctrl-C."`
+	Demo   demoCommand   `cmd:"" help:"Play the recorded drives against a running node."`
+	Verify verifyCommand `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var c commands
+	k := kong.Parse(&c, kong.Name("fleet"), kong.Description("Plays devices and judges what became of their messages."), kong.UsageOnError(),
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,71 @@
+package ledger
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestFileSurvivesATornLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x", "acked")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := Entry{"car-1", "position", "AAA"}, Entry{"car-2", "position", "BBB"}
+	for _, e := range []Entry{a, b, a} {
+		if err := l.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("car-3\tposi"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if l, err = Open(path); err != nil {
+		t.Fatal(err)
+	}
+	if l.Len() != 2 || !l.Has(a) || !l.Has(b) {
+		t.Fatalf("%d entries", l.Len())
+	}
+	if err := l.Add(Entry{"car-3", "position", "CCC"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := Read(path); err != nil || len(entries) != 3 || entries[2].ID != "CCC" {
+		t.Fatal(entries, err)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	a, b := Entry{"car-1", "position", "AAA"}, Entry{"car-2", "position", "BBB"}
+	acked := []Entry{a, b}
+	both := Counts{a: 1, b: 1}
+	for name, c := range map[string]struct {
+		v    Verdict
+		good bool
+	}{
+		"as promised":                {Judge(acked, both, both, both, 0), true},
+		"sent again, recognised":     {Judge(acked, Counts{a: 2, b: 1}, Counts{a: 2, b: 1}, both, 0), true},
+		"more than was acknowledged": {Judge(acked[:1], both, both, both, 0), true},
+		"lost from the log":          {Judge(acked, Counts{a: 1}, both, both, 0), false},
+		"lost from events":           {Judge(acked, both, Counts{a: 1}, both, 0), false},
+		"lost from the table":        {Judge(acked, both, both, Counts{a: 1}, 0), false},
+		"doubled in the table":       {Judge(acked, both, both, Counts{a: 2, b: 1}, 0), false},
+		"doubled in events":          {Judge(acked, both, Counts{a: 2, b: 1}, both, 0), false},
+		"altered":                    {Judge(acked, both, both, both, 1), false},
+	} {
+		if c.v.Good() != c.good {
+			t.Errorf("%s: %s", name, c.v)
+		}
+	}
+}
