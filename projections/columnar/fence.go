@@ -15,9 +15,6 @@ import (
 // writer must not go on, and nothing that it has sent can arrive any more.
 var ErrFenced = errors.New("another writer has taken over the partition")
 
-// throwIfCode is how ClickHouse reports that the fence of a statement did not hold.
-const throwIfCode = "395"
-
 // claim makes this writer the partition's only one, and is the first step out
 // of any doubt, whether a predecessor's or this writer's own.
 //
@@ -59,7 +56,7 @@ func (w *Writer) claim(ctx context.Context, first bool) error {
 
 // fence is the condition that every insert carries.
 func (w *Writer) fence() string {
-	return fmt.Sprintf("throwIf((SELECT max(term) FROM %s WHERE partition = %d) != %d, 'fenced: the partition has another writer') = 0",
+	return fmt.Sprintf("throwIf(ifNull((SELECT max(term) FROM %s WHERE partition = %d), 0) != %d, 'fenced: the partition has another writer') = 0",
 		w.table(writersTable), w.cfg.Partition, w.term)
 }
 

@@ -98,7 +98,7 @@ func hopeless(err error) bool {
 		return false
 	}
 	switch s.code {
-	case "252", "241", "242", "159", "202", "319", "394", "999", "1000", "210", "209", "236", "": // too many parts, memory, read only, time-outs, cancelled, network
+	case "252", "241", "242", "159", "202", "319", "394", "999", "1000", "210", "209", "236", "395", "": // too many parts, memory, read only, time-outs, cancelled, network, the fence
 		return false
 	}
 	return true

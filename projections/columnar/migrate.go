@@ -3,6 +3,8 @@ package columnar
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -197,12 +199,16 @@ func wider(have, want string) bool {
 	return width(want) > width(have)
 }
 
-// width is the number of bits in a type's name: 32 in Nullable(UInt32).
+var numbers = regexp.MustCompile(`(?:Int|Float)(\d+)`)
+
+// width is the sum of the bits in a type's name: 32 in Array(UInt32).
 func width(typ string) int {
-	typ = strings.TrimSuffix(strings.TrimPrefix(typ, "Nullable("), ")")
-	n := 0
-	_, _ = fmt.Sscanf(strings.TrimLeft(typ, "UIntFloat"), "%d", &n)
-	return n
+	sum := 0
+	for _, m := range numbers.FindAllStringSubmatch(typ, -1) {
+		n, _ := strconv.Atoi(m[1])
+		sum += n
+	}
+	return sum
 }
 
 func definition(c schemas.Column) string {

@@ -93,11 +93,15 @@ func (w *Writer) Status() projections.Status {
 	return s
 }
 
-// Run writes until ctx ends, then inserts what it has read. It returns an error
+// Run writes until ctx ends, then inserts what it has read. A writer runs once. It returns an error
 // only for what waiting does not mend: events.ErrDiverged when the log does not
 // hold what the tables say it held, *events.TruncatedError when it was purged
 // before it was read, ErrFenced when another writer has taken over.
 func (w *Writer) Run(ctx context.Context) error {
+	defer func() {
+		w.client.CloseIdleConnections() // a server that stops waits for idle connections
+		_ = w.conn.Close()
+	}()
 	if err := w.resume(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil

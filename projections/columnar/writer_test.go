@@ -29,6 +29,8 @@ type bench struct {
 	catalog *catalog.Catalog
 	engine  *engine.Engine
 	server  Server
+
+	patience time.Duration
 }
 
 func newBench(t testing.TB) *bench {
@@ -50,14 +52,14 @@ func newBench(t testing.TB) *bench {
 	})
 	e := enginetest.Start(t)
 	user, password := e.Writer()
-	return &bench{t, log, c, e, Server{URL: "http://" + e.HTTPAddr(), User: user, Password: password}}
+	return &bench{t: t, log: log, catalog: c, engine: e, server: Server{URL: "http://" + e.HTTPAddr(), User: user, Password: password}}
 }
 
 // start runs a writer; the function it returns stops it and answers its error.
 func (b *bench) start(partition uint16, fault func(string) error) (w *Writer, stop func() error) {
 	b.t.Helper()
 	w, err := New(Config{
-		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: 20 * time.Millisecond,
+		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: 20 * time.Millisecond, Patience: b.patience,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
@@ -125,6 +127,18 @@ func (b *bench) query(sql string) string {
 		b.t.Fatalf("%s: %v", sql, err)
 	}
 	return got
+}
+
+func (b *bench) exec(sql string) {
+	b.t.Helper()
+	conn, err := b.server.Open()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Exec(b.t.Context(), sql); err != nil {
+		b.t.Fatalf("%s: %v", sql, err)
+	}
 }
 
 func (b *bench) expect(sql, want string) {

@@ -13,8 +13,8 @@ import (
 // The users of the embedded engine. The in-process user "default" may open the
 // listeners and nothing else: it has no password and comes from 127.0.0.1.
 const (
-	writerUser  = "tacho"
-	analystUser = "analyst"
+	WriterUser  = "tacho"
+	AnalystUser = "analyst"
 )
 
 var serverConfig = template.Must(template.New("config").Parse(`<clickhouse>
@@ -110,8 +110,8 @@ func (c *Config) writeConfig() (string, error) {
 	path, users := filepath.Join(c.Dir, "config.xml"), filepath.Join(c.Dir, "users.xml")
 	values := map[string]any{
 		"Log": filepath.Join(c.Dir, "clickhouse.log"), "Users": users, "Memory": c.Memory, "AnalystMemory": c.Memory / 2,
-		"Writer": writerUser, "WriterHash": sha256Hex(c.WriterPassword), "Database": c.Database,
-		"Analyst": analystUser, "AnalystHash": sha256Hex(c.AnalystPassword), "Sync": c.Sync,
+		"Writer": WriterUser, "WriterHash": sha256Hex(c.WriterPassword), "Database": c.Database,
+		"Analyst": AnalystUser, "AnalystHash": sha256Hex(c.AnalystPassword), "Sync": c.Sync,
 	}
 	for file, t := range map[string]*template.Template{path: serverConfig, users: usersConfig} {
 		var b strings.Builder

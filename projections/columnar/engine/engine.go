@@ -139,7 +139,7 @@ func (e *Engine) spawn(ctx context.Context) (*child, error) {
 	}
 	_, nativePort, _ := net.SplitHostPort(e.native)
 	_, httpPort, _ := net.SplitHostPort(e.http)
-	o := order{Library: e.cfg.Library, HTTP: e.http, User: writerUser, Password: e.cfg.WriterPassword, Args: []string{
+	o := order{Library: e.cfg.Library, HTTP: e.http, User: WriterUser, Password: e.cfg.WriterPassword, Args: []string{
 		"--path=" + filepath.Join(e.cfg.Dir, "store"), "--config-file=" + e.configPath,
 		"--listen_host=" + e.cfg.Host, "--tcp_port=" + nativePort, "--http_port=" + httpPort, "--query",
 		"SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; " +
@@ -248,10 +248,10 @@ func (e *Engine) NativeAddr() string { return e.native }
 func (e *Engine) HTTPAddr() string { return e.http }
 
 // Writer returns the credentials of the user that owns the database.
-func (e *Engine) Writer() (user, password string) { return writerUser, e.cfg.WriterPassword }
+func (e *Engine) Writer() (user, password string) { return WriterUser, e.cfg.WriterPassword }
 
 // Analyst returns the credentials of the user that only reads.
-func (e *Engine) Analyst() (user, password string) { return analystUser, e.cfg.AnalystPassword }
+func (e *Engine) Analyst() (user, password string) { return AnalystUser, e.cfg.AnalystPassword }
 
 // PID returns the child's process id, for tests that end it.
 func (e *Engine) PID() int {
