@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/apache/arrow/go/v15/arrow/memory"
+
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -124,4 +126,36 @@ func TestJSONSchemaTypes(t *testing.T) {
 			t.Errorf("comment is %q", s.Columns()[1].Comment)
 		}
 	}
+}
+
+// FuzzSource checks that no text hurts the compilers, and that what they take
+// can be decoded by.
+func FuzzSource(f *testing.F) {
+	f.Add(everythingProto)
+	f.Add(everythingJSON)
+	f.Add(brakes)
+	f.Add(`{"type":"object","properties":{"a":{"$ref":"#/$defs/a"}},"$defs":{"a":{"type":["integer","null"],"minimum":1}}}`)
+	f.Add(`syntax = "proto2"; message A { optional int32 x = 1 [default = 5]; extensions 100 to 200; }`)
+	f.Add(`edition = "2023"; message A { int32 x = 1; message B { int32 y = 1 [features.message_encoding = DELIMITED]; } B b = 2 [features.message_encoding = DELIMITED]; }`)
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, format := range []schemas.Format{schemas.FormatProto, schemas.FormatJSONSchema} {
+			reg := schemas.NewRegistry()
+			s, _, err := reg.Add("sample", schemas.Source{Format: format, Text: text})
+			if err != nil {
+				var invalid *schemas.InvalidError
+				if !errors.As(err, &invalid) {
+					t.Fatalf("error is %T: %v", err, err)
+				}
+				continue
+			}
+			if _, err := reg.Check("sample", schemas.Source{Format: format, Text: text + " "}); err != nil {
+				t.Fatalf("the same again is refused: %v", err)
+			}
+			b := s.NewBatch(memory.DefaultAllocator)
+			b.Append([]byte(`{"a":1,"x":2}`), arrival)
+			b.Append([]byte("\x08\x01\x12\x02\x08\x01"), arrival)
+			b.Record().Release()
+			b.Release()
+		}
+	})
 }
