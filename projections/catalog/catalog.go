@@ -1,14 +1,20 @@
 // Package catalog is the fold of the schemas that were ever registered: one
 // registry in a process, shared by all that decode.
+//
+// It promises that a version of a schema means the same in every process, and
+// that two processes that register at once both succeed or are both told why
+// not. It refuses to guess: a registration that this binary cannot compile (a
+// newer release wrote it) is logged and counted, and that schema stands still
+// here until the binary is replaced; all others go on.
 package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tachograph/tachograph/events"
@@ -16,62 +22,54 @@ import (
 	"github.com/tachograph/tachograph/schemas/vehicle"
 )
 
-// typeRegistered is the type of the one event there is: a version of a schema
-// was registered. Its payload is a registration.
-const typeRegistered = "registered"
-
-type registration struct {
-	Version uint32         `json:"version"`
-	Source  schemas.Source `json:"source"`
-}
-
-// A Catalog keeps a schemas.Registry in step with the log.
+// A Catalog keeps a schemas.Registry in step with the log. It is safe for all
+// goroutines.
 type Catalog struct {
 	log      events.Log
 	logger   *slog.Logger
 	registry *schemas.Registry
+	unusable atomic.Uint64
 
 	mu      sync.Mutex
-	cursor  events.Cursor
-	last    map[string]uint64 // sequence of each schema's newest event
-	changed chan struct{}     // closed and replaced after every event
+	state   state
+	changed chan struct{} // closed and replaced when a schema was registered
 }
 
 // Open folds the log up to its present end, then registers the built-in
 // vehicle schemas that are missing or have grown.
 func Open(ctx context.Context, log events.Log, logger *slog.Logger) (*Catalog, error) {
-	c := &Catalog{log: log, logger: logger, registry: schemas.NewRegistry(), last: map[string]uint64{}, changed: make(chan struct{})}
+	registry := schemas.NewRegistry()
+	c := &Catalog{log: log, logger: logger, registry: registry, state: newState(registry), changed: make(chan struct{})}
 	if err := c.catchUp(ctx); err != nil {
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
 	for _, named := range vehicle.Schemas() {
-		if err := c.addBuiltIn(ctx, named); err != nil {
+		if c.had(named) {
+			continue
+		}
+		_, _, err := c.Add(ctx, named.Name, named.Source)
+		var incompatible *schemas.IncompatibleError
+		switch {
+		case errors.As(err, &incompatible), errors.Is(err, ErrUnusable):
+			// A newer release, or the operator, has gone another way: theirs counts.
+			logger.Warn("built-in schema does not follow the registered one, which stays", "schema", named.Name, "error", err)
+		case err != nil:
 			return nil, fmt.Errorf("open catalog: built-in schema %s: %w", named.Name, err)
 		}
 	}
 	return c, nil
 }
 
-func (c *Catalog) addBuiltIn(ctx context.Context, named vehicle.Named) error {
-	for {
-		s, err := c.registry.Check(named.Name, named.Source)
-		if incompatible := (*schemas.IncompatibleError)(nil); errors.As(err, &incompatible) {
-			// A newer release, or the operator, has gone another way: theirs counts.
-			c.logger.Warn("built-in schema is not compatible with the registered one, which stays", "schema", named.Name, "error", err)
-			return nil
+// had tells whether any version of a schema is the built-in one: if a later one
+// is current, a newer release wrote it and this older one must not undo that.
+func (c *Catalog) had(named vehicle.Named) bool {
+	for v := uint32(1); ; v++ {
+		s, ok := c.registry.Version(named.Name, v)
+		if !ok {
+			return false
 		}
-		if err != nil {
-			return err
-		}
-		if current, ok := c.registry.Current(named.Name); ok && current.Version() == s.Version() {
-			return nil
-		}
-		err = c.append(ctx, named.Name, s.Version(), named.Source)
-		if conflict := (*events.ConflictError)(nil); err != nil && !errors.As(err, &conflict) {
-			return err
-		}
-		if err := c.catchUp(ctx); err != nil { // a conflict: another process is starting as well
-			return err
+		if s.Source() == named.Source {
+			return true
 		}
 	}
 }
@@ -79,12 +77,13 @@ func (c *Catalog) addBuiltIn(ctx context.Context, named vehicle.Named) error {
 // Schemas returns the registry. Only the catalog adds to it.
 func (c *Catalog) Schemas() *schemas.Registry { return c.registry }
 
-// Run keeps the registry in step until ctx ends.
+// Unusable counts the registrations in the log that this binary cannot use.
+func (c *Catalog) Unusable() uint64 { return c.unusable.Load() }
+
+// Run keeps the registry in step until ctx ends (nil). It returns an error when
+// the log cannot be followed any more, such as events.ErrDiverged.
 func (c *Catalog) Run(ctx context.Context) error {
-	c.mu.Lock()
-	after := c.cursor
-	c.mu.Unlock()
-	for e, err := range c.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range c.log.Follow(ctx, events.ControlPartition, c.cursor()) {
 		if err != nil {
 			return fmt.Errorf("catalog: %w", err)
 		}
@@ -93,16 +92,17 @@ func (c *Catalog) Run(ctx context.Context) error {
 	return nil
 }
 
-// catchUp folds up to the log's present end.
+// catchUp folds up to the log's present end. It may overlap with Run.
 func (c *Catalog) catchUp(ctx context.Context) error {
 	tail, err := c.log.Tail(ctx, events.ControlPartition)
 	if err != nil {
 		return err
 	}
-	if c.cursor.Position.Seq >= tail.Seq {
+	after := c.cursor()
+	if after.Position.Seq >= tail.Seq {
 		return nil
 	}
-	for e, err := range c.log.Follow(ctx, events.ControlPartition, c.cursor) {
+	for e, err := range c.log.Follow(ctx, events.ControlPartition, after) {
 		if err != nil {
 			return err
 		}
@@ -114,88 +114,82 @@ func (c *Catalog) catchUp(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (c *Catalog) fold(e events.Event) {
-	if e.Stream.Kind == events.SchemaKind && e.Type == typeRegistered {
-		if err := c.foldSchema(e); err != nil {
-			// A newer binary may know more; what it registered is parked here until
-			// this one is replaced, and its messages wait in the log.
-			c.logger.Error("schema in the log cannot be used", "schema", e.Stream.ID, "position", e.Position.String(), "error", err)
-		}
-	}
+func (c *Catalog) cursor() events.Cursor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.Stream.Kind == events.SchemaKind {
-		c.last[e.Stream.ID] = e.Position.Seq
-	}
-	c.cursor = events.Cursor{Position: e.Position, ID: e.ID}
-	close(c.changed)
-	c.changed = make(chan struct{})
+	return c.state.cursor
 }
 
-func (c *Catalog) foldSchema(e events.Event) error {
-	var r registration
-	if err := json.Unmarshal(e.Payload, &r); err != nil {
-		return err
-	}
-	s, _, err := c.registry.Add(e.Stream.ID, r.Source)
+// fold applies an event unless it has been.
+func (c *Catalog) fold(e events.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	registered, err := c.state.evolve(e)
 	if err != nil {
-		return err
+		c.unusable.Add(1)
+		c.logger.Error("schema in the log cannot be used here; a newer release may have registered it",
+			"schema", e.Stream.ID, "position", e.Position.String(), "error", err)
 	}
-	if s.Version() != r.Version {
-		return fmt.Errorf("it is version %d in the log and %d here", r.Version, s.Version())
+	if registered {
+		close(c.changed)
+		c.changed = make(chan struct{})
 	}
-	return nil
 }
 
-// Add registers a version of a schema and returns once this process uses it.
-// The source of the current version again changes nothing.
+// attempts is how often Add looks again after another writer was first or an
+// append's outcome was unknown.
+const attempts = 32
+
+// Add registers a version of a schema and returns once this process uses it;
+// Run need not be running. The source of the current version again changes
+// nothing.
 //
-// Errors: *schemas.InvalidError, *schemas.IncompatibleError, and those of
-// events.Log.Append.
+// Errors: *schemas.InvalidError, *schemas.IncompatibleError, ErrUnusable, and
+// those of events.Log.Append.
 func (c *Catalog) Add(ctx context.Context, name string, src schemas.Source) (s *schemas.Schema, changed bool, err error) {
-	for {
-		if s, err = c.registry.Check(name, src); err != nil {
+	for try := range attempts {
+		e, expect, s, err := c.decide(name, src)
+		if err != nil {
 			return nil, false, err
 		}
-		if current, ok := c.registry.Current(name); ok && current.Version() == s.Version() {
-			return current, false, nil
+		if e == nil {
+			return s, changed, nil
 		}
-		err = c.append(ctx, name, s.Version(), src)
+		_, err = c.log.Append(ctx, expect, *e)
 		var conflict *events.ConflictError
 		switch {
-		case err == nil:
-			if s, err = c.Await(ctx, name, s.Version()); err != nil {
-				return nil, false, fmt.Errorf("schema %s is registered, but not yet in use here: %w", name, err)
-			}
-			return s, true, nil
+		case err == nil, errors.Is(err, events.ErrUnknown):
+			changed = true
 		case !errors.As(err, &conflict):
 			return nil, false, fmt.Errorf("register schema %s: %w", name, err)
 		}
-		if err := c.awaitSeq(ctx, name, conflict.Actual); err != nil {
-			return nil, false, err
+		if err != nil && try > 0 {
+			if err := sleep(ctx, time.Duration(try)*5*time.Millisecond); err != nil {
+				return nil, false, fmt.Errorf("register schema %s: %w", name, err)
+			}
+		}
+		if err := c.catchUp(ctx); err != nil {
+			return nil, false, fmt.Errorf("register schema %s: read it back: %w", name, err)
 		}
 	}
+	return nil, false, fmt.Errorf("register schema %s: other writers were first %d times: %w", name, attempts, events.ErrUnknown)
 }
 
-func (c *Catalog) append(ctx context.Context, name string, version uint32, src schemas.Source) error {
-	payload, err := json.Marshal(registration{version, src})
-	if err != nil {
-		return err
-	}
+func (c *Catalog) decide(name string, src schemas.Source) (*events.Event, events.Expect, *schemas.Schema, error) {
 	c.mu.Lock()
-	last := c.last[name]
-	c.mu.Unlock()
-	_, err = c.log.Append(ctx, events.At(last), events.Event{
-		Stream: events.Stream{Kind: events.SchemaKind, ID: name}, Type: typeRegistered,
-		ID: events.UniqueID(), Schema: version, Payload: payload,
-	})
-	return err
+	defer c.mu.Unlock()
+	return c.state.decide(name, src)
 }
+
+// patience is after how long a wait for a schema is told to the operator.
+const patience = 5 * time.Second
 
 // Await returns a version of a schema as soon as it is folded. An event names
 // the version its gateway knew, so a reader that is behind with the catalog
-// waits instead of misreading.
+// waits instead of misreading. The error is that of ctx.
 func (c *Catalog) Await(ctx context.Context, name string, version uint32) (*schemas.Schema, error) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	for {
 		c.mu.Lock()
 		changed := c.changed
@@ -205,32 +199,19 @@ func (c *Catalog) Await(ctx context.Context, name string, version uint32) (*sche
 		}
 		select {
 		case <-changed:
+		case <-timer.C:
+			c.logger.Warn("waiting for a schema that is not in use here yet", "schema", name, "version", version)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for version %d of schema %s: %w", version, name, ctx.Err())
 		}
 	}
 }
 
-// awaitSeq waits until the fold has seen another process's registration.
-func (c *Catalog) awaitSeq(ctx context.Context, name string, seq uint64) error {
-	for {
-		c.mu.Lock()
-		seen, changed := c.last[name], c.changed
-		c.mu.Unlock()
-		if seen >= seq && seq > 0 {
-			return nil
-		}
-		select {
-		case <-changed:
-			if seq == 0 {
-				return nil // the log could not tell; look again after any event
-			}
-		case <-time.After(time.Second):
-			if seq == 0 {
-				return nil
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("register schema %s: another process was first: %w", name, ctx.Err())
-		}
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
