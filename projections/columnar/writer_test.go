@@ -30,7 +30,7 @@ type bench struct {
 	engine  *engine.Engine
 	server  Server
 
-	patience time.Duration
+	age, patience time.Duration // of the writers it starts
 }
 
 func newBench(t testing.TB) *bench {
@@ -52,14 +52,14 @@ func newBench(t testing.TB) *bench {
 	})
 	e := enginetest.Start(t)
 	user, password := e.Writer()
-	return &bench{t: t, log: log, catalog: c, engine: e, server: Server{URL: "http://" + e.HTTPAddr(), User: user, Password: password}}
+	return &bench{t: t, age: 20 * time.Millisecond, log: log, catalog: c, engine: e, server: Server{URL: "http://" + e.HTTPAddr(), User: user, Password: password}}
 }
 
 // start runs a writer; the function it returns stops it and answers its error.
 func (b *bench) start(partition uint16, fault func(string) error) (w *Writer, stop func() error) {
 	b.t.Helper()
 	w, err := New(Config{
-		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: 20 * time.Millisecond, Patience: b.patience,
+		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: b.age, Patience: b.patience,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
