@@ -24,15 +24,15 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 )
 
-// A Config says what the API stands on. All fields but Metrics and Runners are
-// required.
+// A Config says what the API stands on. All fields but Telemetry,
+// Metrics and Runners are required.
 type Config struct {
 	Log       events.Log
 	Catalog   *catalog.Catalog
 	Auth      *auth.Directory
 	Admin     *auth.Admin
 	KV        jetstream.KeyValue             // bucket of the projection latest
-	Telemetry http.Handler                   // the gateway's; authenticates by itself
+	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
 	Ready     func() (ok bool, why []string) // of the whole process
 	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
 	Runners   []projections.Runner           // that this process runs
@@ -64,6 +64,9 @@ func New(c Config) http.Handler {
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders),
+	}
+	if c.Telemetry == nil {
+		c.Telemetry = a.handle(noGateway)
 	}
 	for _, r := range a.routes(c) {
 		a.mux.Handle(r.pattern, r.handler)

@@ -26,6 +26,10 @@ func (a *api) readiness(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, http.StatusOK, status{"ready"})
 }
 
+func noGateway(http.ResponseWriter, *http.Request) error {
+	return problem.New(problem.Unavailable, "send telemetry: this process does not run the role gateway", nil)
+}
+
 func (a *api) describe(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/yaml")
 	w.WriteHeader(http.StatusOK)
