@@ -38,7 +38,7 @@ func (w *Writer) resume(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.status.Position = w.checkpoint.Position
+	w.status.Position, w.status.LastError = w.checkpoint.Position, ""
 	return nil
 }
 

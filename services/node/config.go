@@ -1,0 +1,155 @@
+// Package node is where Tachograph's parts become a program: it starts them in
+// order, lets embedded servers stand in for external ones, and stops all in the
+// reverse order. Laptop and cluster differ here and nowhere else.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tachograph/tachograph/events/jetlog"
+)
+
+// Config is all that can be set. Its tags are the flags of tacho serve; each
+// is also an environment variable TACHO_... and a key of the YAML file.
+type Config struct {
+	Data string   `help:"Folder for everything the node keeps." default:"data" type:"path" placeholder:"DIR"`
+	Role []string `help:"What this process runs: ${enum}." enum:"gateway,project,api" default:"gateway,project,api" placeholder:"ROLE"`
+
+	Host  string `help:"Address to listen on. Anything but loopback should have --tls-cert." default:"127.0.0.1" placeholder:"HOST"`
+	Ports string `help:"'fixed' for the ports below, 'auto' for free ones, which addresses.json names." enum:"fixed,auto" default:"fixed"`
+
+	MQTTPort             int `name:"mqtt-port" help:"MQTT 3.1.1 and 5." default:"1883" placeholder:"PORT"`
+	HTTPPort             int `name:"http-port" help:"HTTP API." default:"8080" placeholder:"PORT"`
+	NATSPort             int `name:"nats-port" help:"Embedded NATS." default:"4222" placeholder:"PORT"`
+	ClickHouseNativePort int `name:"clickhouse-native-port" help:"Embedded ClickHouse, native protocol." default:"9000" placeholder:"PORT"`
+	ClickHouseHTTPPort   int `name:"clickhouse-http-port" help:"Embedded ClickHouse, HTTP." default:"8123" placeholder:"PORT"`
+
+	NATS       string `name:"nats" help:"URL of an existing NATS cluster, nats://user:password@host:4222, instead of the embedded one." placeholder:"URL"`
+	ClickHouse string `name:"clickhouse" help:"URL of an existing ClickHouse, http://user:password@host:8123, instead of the embedded one." placeholder:"URL"`
+	Database   string `help:"ClickHouse database." default:"tacho" placeholder:"NAME"`
+	Replicas   int    `help:"Replicas of every stream; more than 1 needs a NATS cluster." default:"1" placeholder:"N"`
+
+	Durability string `help:"What an acknowledged message survives: disk (power failure), os (a killed process), fast (a clean stop)." enum:"disk,os,fast" default:"disk"`
+	Partitions int    `help:"Partitions of the telemetry log. Fixed when the log is created." default:"1" placeholder:"N"`
+	LogBytes   int64  `name:"log-bytes" help:"Most bytes of one stream; a full one refuses. 0: what --log-reserve leaves." default:"0" placeholder:"BYTES"`
+	LogReserve int64  `name:"log-reserve" help:"Bytes of the disk that the log leaves free." default:"1073741824" placeholder:"BYTES"`
+
+	BatchAge         time.Duration `name:"batch-age" help:"How old a message may be before it is inserted into ClickHouse, while ClickHouse keeps up." default:"400ms" placeholder:"TIME"`
+	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes." default:"4294967296" placeholder:"BYTES"`
+
+	MaxConnections int `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
+	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
+
+	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
+	TLSKey  string `name:"tls-key" help:"Its key, PEM." type:"path" placeholder:"FILE"`
+}
+
+// Has tells whether the process runs a role.
+func (c Config) Has(role string) bool { return slices.Contains(c.Role, role) }
+
+// Validate returns every problem at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{flag}, args...)...))
+	}
+	if c.Data == "" {
+		bad("data", "a folder is needed")
+	}
+	if len(c.Role) == 0 {
+		bad("role", "at least one is needed")
+	}
+	if net.ParseIP(c.Host) == nil && c.Host != "localhost" {
+		bad("host", "%q is not an IP address", c.Host)
+	}
+	if c.Ports == "fixed" {
+		used := map[int]string{}
+		for _, p := range []struct {
+			flag string
+			n    int
+		}{
+			{"mqtt-port", c.MQTTPort}, {"http-port", c.HTTPPort}, {"nats-port", c.NATSPort},
+			{"clickhouse-native-port", c.ClickHouseNativePort}, {"clickhouse-http-port", c.ClickHouseHTTPPort},
+		} {
+			if p.n < 1 || p.n > 65535 {
+				bad(p.flag, "%d is not a port", p.n)
+			} else if other, ok := used[p.n]; ok {
+				bad(p.flag, "%d is --%s already", p.n, other)
+			}
+			used[p.n] = p.flag
+		}
+	}
+	checkURL := func(flag, text string, schemes ...string) {
+		if text == "" {
+			return
+		}
+		if u, err := url.Parse(text); err != nil || u.Host == "" || !slices.Contains(schemes, u.Scheme) {
+			bad(flag, "want a URL such as %s://host:port", schemes[0])
+		}
+	}
+	checkURL("nats", c.NATS, "nats", "tls")
+	checkURL("clickhouse", c.ClickHouse, "http", "https")
+	if _, err := jetlog.ParseDurability(c.Durability); err != nil {
+		bad("durability", "%v", err)
+	}
+	if c.Partitions < 1 || c.Partitions > 256 {
+		bad("partitions", "%d; 1 to 256 are possible", c.Partitions)
+	}
+	if c.Replicas < 1 || c.Replicas > 5 {
+		bad("replicas", "%d; 1 to 5 are possible", c.Replicas)
+	} else if c.Replicas > 1 && c.NATS == "" {
+		bad("replicas", "%d need an existing cluster, --nats", c.Replicas)
+	}
+	if c.Replicas > 1 && c.Durability == "fast" {
+		bad("durability", "fast works without replicas only")
+	}
+	if c.LogBytes < 0 {
+		bad("log-bytes", "%d is negative", c.LogBytes)
+	}
+	if c.LogReserve < 0 {
+		bad("log-reserve", "%d is negative", c.LogReserve)
+	}
+	if c.BatchAge < 10*time.Millisecond || c.BatchAge > time.Minute {
+		bad("batch-age", "%s; 10ms to 1m are possible", c.BatchAge)
+	}
+	if c.ClickHouseMemory < 1<<30 && c.ClickHouse == "" {
+		bad("clickhouse-memory", "%d; at least 1 GiB", c.ClickHouseMemory)
+	}
+	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
+		bad("max-payload", "%d; 1 KiB to 8 MiB are possible", c.MaxPayload)
+	}
+	if c.MaxConnections < 1 {
+		bad("max-connections", "%d", c.MaxConnections)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		bad("tls-cert", "--tls-cert and --tls-key go together")
+	}
+	for flag, file := range map[string]string{"tls-cert": c.TLSCert, "tls-key": c.TLSKey} {
+		if file != "" {
+			if _, err := os.Stat(file); err != nil {
+				bad(flag, "%v", err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// address is host:port to listen on; port 0 with --ports auto.
+func (c Config) address(port int) string {
+	if c.Ports == "auto" {
+		port = 0
+	}
+	return net.JoinHostPort(c.Host, strconv.Itoa(port))
+}
+
+func (c Config) file(name ...string) string {
+	return filepath.Join(append([]string{c.Data}, name...)...)
+}

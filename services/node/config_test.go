@@ -1,0 +1,58 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestValidateTellsEverythingAtOnce(t *testing.T) {
+	c := Config{
+		Data: "", Host: "nowhere", Ports: "fixed", MQTTPort: 1883, HTTPPort: 1883, NATSPort: 0, ClickHouseNativePort: 9000, ClickHouseHTTPPort: 70000,
+		NATS: "http://x", ClickHouse: "x", Replicas: 9, Durability: "maybe", Partitions: 300, LogBytes: -1, BatchAge: 1, MaxPayload: 1, TLSCert: "nothing.pem",
+	}
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, flag := range []string{"data", "role", "host", "http-port", "nats-port", "clickhouse-http-port", "nats", "clickhouse", "replicas",
+		"durability", "partitions", "log-bytes", "batch-age", "max-payload", "max-connections", "tls-cert"} {
+		if !strings.Contains(err.Error(), "--"+flag+":") {
+			t.Errorf("nothing about --%s in:\n%v", flag, err)
+		}
+	}
+}
+
+func TestFolderInUse(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	f, err := lockFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = lockFolder(dir)
+	if err == nil || !strings.Contains(err.Error(), "in use by process") || !strings.Contains(err.Error(), "--data") {
+		t.Fatalf("want who and what to do, got %v", err)
+	}
+	f.Close()
+	again, err := lockFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
+
+func TestSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "password")
+	a, err := secret(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := secret(path)
+	if err != nil || a != b || len(a) < 24 {
+		t.Fatalf("%q, %q, %v", a, b, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatal(info, err)
+	}
+}

@@ -1,0 +1,210 @@
+package node
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// The accounts of the embedded server. The log lives in one, the views and
+// those who listen in the other: whatever a listener may set up there, nothing
+// it does can reach a subject of the log.
+const (
+	logAccount      = "TACHO"
+	servicesAccount = "SERVICES"
+	listenerUser    = "listener"
+)
+
+const accounts = `accounts {
+	TACHO:    { jetstream: enabled, exports: [ { stream: "tacho.>" } ] }
+	SERVICES: { jetstream: enabled, imports: [ { stream: { account: TACHO, subject: "tacho.>" } } ] }
+}`
+
+// An embedded is a nats-server in this process.
+type embedded struct {
+	server   *server.Server
+	storeDir string
+	users    *natsUsers
+}
+
+// natsUsers decides who may connect to the embedded server and what they may
+// do there. Nobody is anonymous.
+type natsUsers struct {
+	internal, listener string // passwords; the internal one is new with every start
+	log, services      *server.Account
+	devices            atomic.Pointer[func(id, token string) bool]
+}
+
+const (
+	internalLogUser      = "$tacho-log"
+	internalServicesUser = "$tacho-services"
+)
+
+func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedded, error) {
+	internal, err := randomPassword()
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{storeDir: c.file("nats"), users: &natsUsers{internal: internal, listener: listenerPassword}}
+	opts := &server.Options{}
+	if err := opts.ProcessConfigString(accounts); err != nil {
+		return nil, fmt.Errorf("configure NATS: %w", err)
+	}
+	host, port, err := net.SplitHostPort(c.address(c.NATSPort))
+	if err != nil {
+		return nil, err
+	}
+	opts.Host, opts.ServerName = host, "tacho"
+	if opts.Port, err = strconv.Atoi(port); err != nil {
+		return nil, err
+	}
+	if opts.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	} else if l, err := net.Listen("tcp", c.address(c.NATSPort)); err != nil {
+		return nil, portTaken("nats-port", err)
+	} else {
+		l.Close()
+	}
+	opts.JetStream, opts.StoreDir = true, e.storeDir
+	opts.NoSigs, opts.DisableShortFirstPing = true, true
+	opts.MaxPayload = int32(c.MaxPayload + 64<<10)
+	opts.WriteDeadline = 10 * time.Second
+	opts.CustomClientAuthentication = e.users
+	// The log refuses before the disk is full: a full disk would stop the
+	// server, and with it everything that could make room.
+	if opts.JetStreamMaxStore, err = storeLimit(c); err != nil {
+		return nil, err
+	}
+	opts.StreamMaxBufferedMsgs, opts.StreamMaxBufferedSize = 1_000_000, 512<<20
+	if e.server, err = server.NewServer(opts); err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	e.server.SetLoggerV2(natsLogger{logger}, false, false, false)
+	if e.users.log, err = e.server.LookupAccount(logAccount); err == nil {
+		e.users.services, err = e.server.LookupAccount(servicesAccount)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	e.server.Start()
+	if !e.server.ReadyForConnections(30 * time.Second) {
+		e.server.Shutdown()
+		return nil, errors.New("start NATS: not ready after 30 s; see the log above")
+	}
+	return e, nil
+}
+
+// storeLimit is how much JetStream may take: what is free now and what it has
+// already, without the reserve.
+func storeLimit(c Config) (int64, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(c.Data, &fs); err != nil {
+		return 0, fmt.Errorf("look at the disk of %s: %w", c.Data, err)
+	}
+	limit := int64(fs.Bavail)*fs.Bsize - c.LogReserve + folderSize(c.file("nats"))
+	if limit < 64<<20 {
+		return 0, fmt.Errorf("disk of %s: %d MiB are free, and --log-reserve keeps %d MiB of them: free some space or lower the reserve",
+			c.Data, int64(fs.Bavail)*fs.Bsize>>20, c.LogReserve>>20)
+	}
+	return limit, nil
+}
+
+func (e *embedded) connect(user string, opts ...nats.Option) (*nats.Conn, error) {
+	opts = append(opts,
+		nats.UserInfo(user, e.users.internal), nats.Name(user), nats.ReconnectBufSize(-1),
+		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	nc, err := nats.Connect(e.server.ClientURL(), opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS: %w", err)
+	}
+	return nc, nil
+}
+
+func (e *embedded) stop() {
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+}
+
+// Check implements server.Authentication.
+func (u *natsUsers) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	user := &server.User{Username: o.Username}
+	switch o.Username {
+	case internalLogUser, internalServicesUser:
+		if !equal(o.Password, u.internal) {
+			return false
+		}
+		user.Account = u.log
+		if o.Username == internalServicesUser {
+			user.Account = u.services
+		}
+	case listenerUser:
+		if !equal(o.Password, u.listener) {
+			return false
+		}
+		user.Account, user.Permissions = u.services, listenerPermissions()
+	default:
+		check := u.devices.Load()
+		if check == nil || !(*check)(o.Username, o.Password) {
+			return false
+		}
+		user.Account, user.Permissions = u.log, devicePermissions(o.Username)
+	}
+	c.RegisterUser(user)
+	return true
+}
+
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// listenerPermissions: hear what is public, read and watch the view "latest",
+// and nothing else.
+func listenerPermissions() *server.Permissions {
+	return &server.Permissions{
+		Subscribe: &server.SubjectPermission{Allow: []string{"tacho.>", "$KV.latest.>", "_INBOX.>"}},
+		Publish: &server.SubjectPermission{Allow: []string{
+			"$JS.API.INFO",
+			"$JS.API.STREAM.INFO.KV_latest",
+			"$JS.API.STREAM.MSG.GET.KV_latest",
+			"$JS.API.DIRECT.GET.KV_latest", "$JS.API.DIRECT.GET.KV_latest.>",
+			"$JS.API.CONSUMER.CREATE.KV_latest", "$JS.API.CONSUMER.CREATE.KV_latest.>",
+			"$JS.API.CONSUMER.INFO.KV_latest.>", "$JS.API.CONSUMER.DELETE.KV_latest.>",
+			"$JS.API.CONSUMER.MSG.NEXT.KV_latest.>", "$JS.ACK.KV_latest.>", "$JS.FC.KV_latest.>",
+		}},
+	}
+}
+
+// devicePermissions: send for oneself, and hear the answers.
+func devicePermissions(id string) *server.Permissions {
+	token := events.Escape(id)
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{"ingest." + token + ".*"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_" + token + ".>"}},
+	}
+}
+
+// natsLogger passes on what people should know of.
+type natsLogger struct{ logger *slog.Logger }
+
+func (l natsLogger) Noticef(string, ...any) {}
+func (l natsLogger) Debugf(string, ...any)  {}
+func (l natsLogger) Tracef(string, ...any)  {}
+func (l natsLogger) Warnf(format string, args ...any) {
+	l.logger.Warn("nats-server: " + fmt.Sprintf(format, args...))
+}
+func (l natsLogger) Errorf(format string, args ...any) {
+	l.logger.Error("nats-server: " + fmt.Sprintf(format, args...))
+}
+func (l natsLogger) Fatalf(format string, args ...any) {
+	l.logger.Error("nats-server: " + fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/events/jetlog"
+	"github.com/tachograph/tachograph/projections/latest"
+)
+
+// A stage is the embedded NATS with the log and the view, as a node has them.
+type stage struct {
+	embedded *embedded
+	log      *jetlog.Log
+	views    jetstream.KeyValue
+	own      *nats.Conn
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	c := Config{Data: t.TempDir(), Host: "127.0.0.1", Ports: "auto", MaxPayload: 1 << 20}
+	e, err := startNATS(c, "listening", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.stop)
+	check := func(id, token string) bool { return id == "car.1" && token == "secret" }
+	e.users.devices.Store(&check)
+	s := &stage{embedded: e}
+	if s.own, err = e.connect(internalLogUser, nats.InProcessServer(e.server)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.own.Close)
+	if s.log, err = jetlog.Open(t.Context(), jetlog.Config{Publish: s.own, StoreDir: e.storeDir, Account: logAccount}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.log.Close() })
+	services, err := e.connect(internalServicesUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(services.Close)
+	js, err := jetstream.New(services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.views, err = js.CreateKeyValue(t.Context(), latest.BucketConfig(1)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *stage) dial(t *testing.T, user, password string, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(s.embedded.server.ClientURL(), append(opts, nats.UserInfo(user, password))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func (s *stage) send(t *testing.T, device string) events.Event {
+	t.Helper()
+	e := events.Event{Stream: events.Stream{Kind: events.Telemetry, ID: device}, Type: "position", ID: events.UniqueID(), Payload: []byte(`{"speed":1}`)}
+	done := make(chan error, 1)
+	if err := s.log.Enqueue(t.Context(), e, func(err error) { done <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestNobodyIsAnonymous(t *testing.T) {
+	s := newStage(t)
+	for _, o := range [][]nats.Option{
+		nil, {nats.UserInfo("listener", "wrong")}, {nats.UserInfo("listener", "")}, {nats.UserInfo(internalLogUser, "")},
+		{nats.UserInfo("car.1", "wrong")}, {nats.UserInfo("car.2", "secret")}, {nats.Token("secret")},
+	} {
+		if nc, err := nats.Connect(s.embedded.server.ClientURL(), o...); err == nil {
+			nc.Close()
+			t.Error("let in without a right")
+		} else if !errors.Is(err, nats.ErrAuthorization) {
+			t.Error(err)
+		}
+	}
+}
+
+// TestListenerHears: what is stored appears on the public subjects, in another
+// account than the log's, and secrets never do.
+func TestListenerHears(t *testing.T) {
+	s := newStage(t)
+	nc := s.dial(t, listenerUser, "listening")
+	sub, err := nc.SubscribeSync("tacho.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []events.Event{
+		{Stream: events.Stream{Kind: events.Credential, ID: "car.1"}, Type: "issued", ID: events.UniqueID(), Payload: []byte("{}")},
+		{Stream: events.Stream{Kind: events.Registry, ID: "car.1"}, Type: "added", ID: events.UniqueID(), Payload: []byte("{}")},
+	} {
+		if _, err := s.log.Append(t.Context(), events.Any, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.send(t, "car.1")
+	for _, want := range []string{"tacho.registry.car=2E1", "tacho.telemetry.car=2E1.position"} {
+		msg, err := sub.NextMsg(5 * time.Second)
+		if err != nil {
+			t.Fatalf("waiting for %s: %v", want, err)
+		}
+		if msg.Subject != want {
+			t.Fatalf("heard %s, want %s", msg.Subject, want)
+		}
+	}
+	if msg, err := sub.NextMsg(100 * time.Millisecond); err == nil {
+		t.Fatalf("heard %s", msg.Subject)
+	}
+}
+
+func TestListenerWatchesTheView(t *testing.T) {
+	s := newStage(t)
+	if _, err := s.views.Put(t.Context(), "car-1", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(s.dial(t, listenerUser, "listening"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.KeyValue(t.Context(), latest.Bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entry, err := kv.Get(t.Context(), "car-1"); err != nil || string(entry.Value()) != "{}" {
+		t.Fatal(entry, err)
+	}
+	w, err := kv.WatchAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for _, want := range []string{"car-1", "", "car-2"} {
+		if want == "car-2" {
+			if _, err := s.views.Put(t.Context(), "car-2", []byte("{}")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case e := <-w.Updates():
+			if e == nil && want != "" || e != nil && e.Key() != want {
+				t.Fatalf("got %v, want %q", e, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("waiting for %q", want)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := kv.Put(ctx, "car-1", []byte("forged")); err == nil {
+		t.Fatal("a listener wrote into the view")
+	}
+}
+
+// TestNothingBypassesTheGateway: neither a listener nor a device reaches the
+// subjects of the log, or hears what is not its own.
+func TestNothingBypassesTheGateway(t *testing.T) {
+	s := newStage(t)
+	before, err := s.log.Tail(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []struct{ user, password string }{{listenerUser, "listening"}, {"car.1", "secret"}} {
+		refused := make(chan error, 64)
+		nc := s.dial(t, who.user, who.password, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+		subjects := []string{"in.1.car-1.position.1", "fact.1.registry.car", "secret.1.credential.car", "ingest.car-2.position", "tacho.telemetry.car-1.position", "$JS.API.STREAM.DELETE.TELEMETRY_0", "$JS.API.STREAM.LIST"}
+		for _, subject := range subjects {
+			if err := nc.Publish(subject, []byte("{}")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hidden := []string{">", "in.>", "fact.>", "secret.>", "ingest.>", "_INBOX_other.>"}
+		for _, subject := range hidden {
+			if _, err := nc.SubscribeSync(subject); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for range len(subjects) + len(hidden) {
+			select {
+			case err := <-refused:
+				if !errors.Is(err, nats.ErrPermissionViolation) {
+					t.Fatalf("%s: %v", who.user, err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%s: not everything was refused", who.user)
+			}
+		}
+	}
+	after, err := s.log.Tail(t.Context(), 0)
+	if err != nil || after != before {
+		t.Fatalf("the log grew from %v to %v, %v", before, after, err)
+	}
+}
