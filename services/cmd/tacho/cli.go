@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the whole command line.
+type commands struct {
+	Config kong.ConfigFlag `help:"YAML file whose keys are names of flags; flags and variables are stronger." placeholder:"FILE"`
+
+	Serve   ServeCommand   `cmd:"" help:"Run a node until interrupted."`
+	Device  DeviceCommand  `cmd:"" help:"Add, list and remove devices."`
+	Schema  SchemaCommand  `cmd:"" help:"Register and show schemas."`
+	State   StateCommand   `cmd:"" help:"Print the newest value of every signal of a device."`
+	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
+	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`
+	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
+	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`
+}
+
+const description = `Tachograph: the telemetry backend for fleets. Every message an immutable event, every device's latest state, all of it in ClickHouse.
+
+Every flag is also an environment variable: --data is TACHO_DATA. Exit codes: 1 failed, 2 wrong usage, 3 no node answers, 4 not found, 5 denied, 6 exists already.`
+
+// exitRequest is how kong's --help ends a parse.
+type exitRequest int
+
+// run is the command line: it returns the exit code and touches nothing of the
+// process but what it is given and the environment.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if caught := recover(); caught != nil {
+			requested, ok := caught.(exitRequest)
+			if !ok {
+				panic(caught)
+			}
+			code = int(requested)
+		}
+	}()
+	var c commands
+	limits := choices{}
+	parser, err := newParser(&c, limits, stdout, stderr)
+	if err != nil {
+		return report(stderr, err)
+	}
+	selected, err := parser.Parse(args)
+	if err != nil {
+		var wrong *kong.ParseError
+		hint := "tacho --help"
+		if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
+			hint = fmt.Sprintf("tacho %s --help", wrong.Context.Selected().Path())
+		}
+		return report(stderr, &fault{err: err, hint: hint, exit: exitUsage})
+	}
+	selected.BindTo(ctx, (*context.Context)(nil))
+	selected.BindTo(stdin, (*io.Reader)(nil))
+	selected.Bind(&output{w: stdout, notes: stderr}, selected, limits)
+	if err := selected.Run(); err != nil {
+		return report(stderr, err)
+	}
+	return exitOK
+}
+
+func newParser(c *commands, limits choices, stdout, stderr io.Writer) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("tacho"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exitRequest(code)) }),
+		kong.PostBuild(limits.take),
+		kong.DefaultEnvars("TACHO"),
+		kong.Configuration(loadConfig),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.Vars{
+			"sql_formats": terminalFormat + " on a terminal, else " + pipeFormat,
+		},
+	)
+}
