@@ -70,11 +70,7 @@ func (c *cells) append(b []byte, row int) []byte {
 		}
 	}
 	value, _ := schemas.Value(c.record, c.index, row)
-	text, err := json.Marshal(value)
-	if err != nil {
-		return append(b, "null"...) // no cell is like that: schemas.Value promises
-	}
-	return append(b, text...)
+	return appendValue(b, value)
 }
 
 // appendFloat writes a number as encoding/json does. The decoder lets no NaN

@@ -1,6 +1,7 @@
 package latest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -58,15 +59,25 @@ func appendTime(b []byte, t time.Time) []byte {
 	return append(t.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 }
 
-// appendString appends a JSON string as encoding/json writes it.
+// appendString appends a JSON string.
 func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			text, _ := json.Marshal(s) // a string always has one
-			return append(b, text...)
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return appendValue(b, s)
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')
+}
+
+// appendValue appends any value as JSON, with < > & as they are.
+func appendValue(b []byte, v any) []byte {
+	out := bytes.NewBuffer(b)
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return append(b, "null"...) // no string and no value of schemas.Value is like that
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n"))
 }
 
 // UnmarshalJSON reads the document of DESIGN.md; what it does not know it
