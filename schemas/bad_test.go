@@ -179,6 +179,36 @@ func numbered(format string, n int) []string {
 	return all
 }
 
+// TestFull checks that a batch says when it is full, and that it goes on after.
+func TestFull(t *testing.T) {
+	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
+	b := s.NewBatch(memory.DefaultAllocator)
+	defer b.Release()
+	payload := []byte(`{"text":"` + strings.Repeat("x", 7<<20) + `"}`)
+	n := 0
+	var err error
+	for ; n < 100 && err == nil; n++ {
+		_, _, err = b.Append(payload, arrival)
+	}
+	if !errors.Is(err, schemas.ErrBatchFull) || b.Rows() != n-1 {
+		t.Fatalf("after %d messages: %v, %d rows", n, err, b.Rows())
+	}
+	b.Record().Release()
+	if rows, _, err := b.Append(payload, arrival); rows != 1 || err != nil {
+		t.Error(rows, err)
+	}
+	var e *schemas.DecodeError
+	if _, _, err := b.Append(make([]byte, 8<<20+1), arrival); !errors.As(err, &e) || e.Reason != schemas.TooLarge {
+		t.Error(err)
+	}
+	if _, _, err := b.Append([]byte("["+strings.Repeat("{},", 1<<17)+"{}]"), arrival); !errors.As(err, &e) || e.Reason != schemas.TooLarge {
+		t.Error(err)
+	}
+	if b.Rows() != 1 {
+		t.Errorf("%d rows", b.Rows())
+	}
+}
+
 // TestTimes pins units and limits.
 func TestTimes(t *testing.T) {
 	s := everything(t, schemas.Source{Format: schemas.FormatJSONSchema, Text: `{"type":"object","properties":{

@@ -8,9 +8,12 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 )
 
-// maxFed is how many bytes of payloads a batch takes, so that the offsets of
-// every column stay far from 2^31: text grows by no more than its escapes.
-const maxFed = 128 << 20
+// What a batch takes before it is full: bytes of payloads, and bytes in one
+// column. A message more, which is maxPayload at most, stays below 2^31 then.
+const (
+	maxFed    = 128 << 20
+	maxColumn = 512 << 20
+)
 
 // A Batch collects the samples of messages as Arrow columns. It is not safe for
 // concurrent use.
@@ -64,7 +67,7 @@ func (b *Batch) Schema() *Schema { return b.schema }
 // its only sample, cannot be read; ErrBatchFull if Record has to be called
 // first.
 func (b *Batch) Append(payload []byte, received time.Time) (rows int, bad []BadSample, err error) {
-	if b.d.row > 0 && b.fed+len(payload) > maxFed {
+	if b.d.row > 0 && b.fed > maxColumn/maxNameBytes && b.full(len(payload)) {
 		return 0, nil, ErrBatchFull
 	}
 	b.fed += len(payload)
@@ -78,6 +81,16 @@ func (b *Batch) Append(payload []byte, received time.Time) (rows int, bad []BadS
 		return 0, nil, failed
 	}
 	return b.d.row - b.first, b.badOnes, nil
+}
+
+// full tells whether n bytes more might be too many.
+func (b *Batch) full(n int) bool {
+	for _, v := range b.d.lengths {
+		if v.payload() > maxColumn {
+			return true
+		}
+	}
+	return b.fed+n > maxFed
 }
 
 // good implements sink.

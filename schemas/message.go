@@ -1,9 +1,9 @@
 package schemas
 
 // maxPayload is the largest payload that is decoded. Offsets into the columns
-// of a batch have 32 bits; what a payload becomes is less than a few times its
-// size.
-const maxPayload = 64 << 20
+// of a batch have 32 bits, and a byte of protobuf can become maxNameBytes of
+// text.
+const maxPayload = 8 << 20
 
 // maxSamples is how many samples one message may hold. Three bytes can be one,
 // and a row takes the room of all its columns.
@@ -20,7 +20,7 @@ type sink interface {
 // what it was told.
 func (d *decoder) samples(payload []byte, to sink) (int, *DecodeError) {
 	if len(payload) > maxPayload {
-		return 0, &DecodeError{Reason: TooLarge, Detail: "more than 64 MiB"}
+		return 0, &DecodeError{Reason: TooLarge, Detail: "more than 8 MiB"}
 	}
 	if len(payload) == 0 {
 		return 0, &DecodeError{Reason: Empty}

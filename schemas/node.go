@@ -190,8 +190,8 @@ func (f *flattener) claim(column, path string) error {
 		return refuse("time is the sample's own time and needs a time type at the root")
 	case column[0] >= '0' && column[0] <= '9':
 		return refuse("%s begins with a digit", column)
-	case len(column) > 128:
-		return refuse("%s has %d bytes, at most 128 are taken", column, len(column))
+	case len(column) > maxNameBytes:
+		return refuse("%s has %d bytes, at most %d are taken", column, len(column), maxNameBytes)
 	case len(f.owner) >= MaxColumns:
 		return refuse("%s is one too many, at most %d are taken", column, MaxColumns)
 	}

@@ -333,6 +333,9 @@ func checkWire(t *testing.T, s *schemas.Schema, m protoreflect.MessageDescriptor
 	b := s.NewBatch(memory.DefaultAllocator)
 	defer b.Release()
 	b.Append([]byte("\x12\x08before!!"), arrival)
+	if len(payload)%2 == 1 {
+		b.Record().Release() // into used memory
+	}
 	before := b.Rows()
 	rows, bad, err := b.Append(payload, arrival)
 	info, checkErr := s.NewChecker().Check(payload)

@@ -252,7 +252,15 @@ func (c *protoCompiler) typed(f protoreflect.FieldDescriptor, above []protorefle
 // of the user's own.
 func (c *protoCompiler) value(f protoreflect.FieldDescriptor) (*node, error) {
 	if f.Message() == nil {
-		return scalarNode(f), nil
+		n := scalarNode(f)
+		if n.enum != nil {
+			for _, name := range n.enum.names {
+				if len(name) > maxNameBytes {
+					return nil, c.refuse(f.Enum(), "value %.20s... has %d bytes, at most %d are taken", name, len(name), maxNameBytes)
+				}
+			}
+		}
+		return n, nil
 	}
 	if f.Message().ParentFile().Package() != "google.protobuf" {
 		return nil, nil

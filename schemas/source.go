@@ -29,6 +29,10 @@ const (
 	MaxNesting     = 16 // levels of messages or objects below the root
 )
 
+// maxNameBytes bounds names that a payload of a byte or two can put into a row:
+// those of enum values, and of fields that are written as JSON text.
+const maxNameBytes = 128
+
 // compile reads a source on its own, without regard to earlier versions.
 func compile(name string, src Source) (*node, error) {
 	if len(src.Text) > MaxSourceBytes {

@@ -40,6 +40,7 @@ func TestInvalidSources(t *testing.T) {
 		{"no such root", schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; message A { int32 x = 1; }`, Root: "B"}, "root message B is not in the file"},
 		{"empty message", protoFile("message A {}"), "has no fields"},
 		{"any", schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; import "google/protobuf/any.proto"; message A { google.protobuf.Any x = 1; }`}, "google.protobuf.Any is not supported"},
+		{"long name", protoFile("message A { optional E e = 1; } enum E { " + strings.Repeat("A", 129) + " = 0; }"), "has 129 bytes, at most 128 are taken"},
 		{"proto2 required", schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto2"; message A { required int32 x = 1; }`}, "required is not supported"},
 		{"proto2 group", schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto2"; message A { optional group G = 1 { optional int32 x = 1; } }`}, "groups are not supported"},
 		{"collision", protoFile("message A { B b = 1; optional int32 b_x = 2; } message B { optional int32 x = 1; }"), "field b_x: column b_x is already that of field b.x"},

@@ -35,20 +35,14 @@ func (t *text) shape() byte {
 	return '{'
 }
 
-func (t *text) field(tag int32) *text {
-	for _, f := range t.fields {
-		if f.tag == tag {
-			return f
-		}
-	}
-	return nil
-}
-
 // textOf makes the text of a field and of all below it.
 func (c *protoCompiler) textOf(f protoreflect.FieldDescriptor, above []protoreflect.FullName) (*text, error) {
 	t := &text{tag: int32(f.Number()), name: string(f.Name()), list: f.IsList()}
 	if f.Kind() == protoreflect.GroupKind {
 		return nil, c.refuse(f, "groups are not supported")
+	}
+	if len(f.Name()) > maxNameBytes {
+		return nil, c.refuse(f, "name has %d bytes, at most %d are taken", len(f.Name()), maxNameBytes)
 	}
 	value := f
 	if f.IsMap() {

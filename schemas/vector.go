@@ -43,10 +43,8 @@ func newVector(mem memory.Allocator, f *Field) *vector {
 	if f.List || f.Map {
 		v.always = true
 		v.child = &vector{mem: mem, dtype: arrowScalars[f.Kind], kind: f.Kind, always: true}
-		v.child.grow(0)
 		if f.Map {
 			v.key = &vector{mem: mem, dtype: arrowScalars[f.KeyKind], kind: f.KeyKind, always: true}
-			v.key.grow(0)
 		}
 	}
 	return v
@@ -59,6 +57,11 @@ func (v *vector) width() int { return v.kind.bits() / 8 }
 
 // grow makes room for slots. Reserved but unused bytes are zero.
 func (v *vector) grow(slots int) {
+	for _, elements := range [...]*vector{v.child, v.key} {
+		if elements != nil && elements.validBuf == nil {
+			elements.grow(0) // gives the first of them where to begin
+		}
+	}
 	bitmap := (slots + 63) / 64 * 8
 	v.valid = resize(v.mem, &v.validBuf, bitmap)
 	switch {
