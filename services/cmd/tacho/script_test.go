@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // The scripts in testdata are the command line's specification: those in usage
 // need no node, those in node start real ones.
 func TestScripts(t *testing.T) {
-	for _, dir := range []string{"usage"} {
+	for _, dir := range []string{"usage", "node"} {
 		t.Run(dir, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Dir:                 filepath.Join("testdata", dir),
@@ -124,7 +124,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("%v: %v", args, err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(250 * time.Millisecond)
 	}
 }
 
