@@ -25,8 +25,6 @@ func (e *serverError) Error() string { return e.text }
 // insert streams the records into a table as Arrow, without converting them.
 // Whatever it returns, a part of the rows may be in the table: only nil tells.
 func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records []arrow.Record) error {
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.Patience)
-	defer cancel()
 	names, input := make([]string, len(blk.columns)), make([]string, len(blk.columns))
 	for i, c := range blk.columns {
 		names[i] = quote(c.Name)
@@ -68,7 +66,11 @@ func (w *Writer) ipcOptions(schema *arrow.Schema) []ipc.Option {
 	return options
 }
 
+// post sends a statement. An error that is not a *serverError leaves open what
+// became of it.
 func (w *Writer) post(ctx context.Context, q url.Values, body io.Reader) error {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Patience)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.Server.URL+"/?"+q.Encode(), body)
 	if err != nil {
 		return err

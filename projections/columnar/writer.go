@@ -93,10 +93,11 @@ func (w *Writer) Status() projections.Status {
 	return s
 }
 
-// Run writes until ctx ends, then inserts what it has read. A writer runs once. It returns an error
-// only for what waiting does not mend: events.ErrDiverged when the log does not
-// hold what the tables say it held, *events.TruncatedError when it was purged
-// before it was read, ErrFenced when another writer has taken over.
+// Run writes until ctx ends, then inserts what it has read. A writer runs once.
+//
+// Errors, only for what waiting does not mend: events.ErrDiverged when the log
+// does not hold what the tables say it held, *events.TruncatedError when it was
+// purged before it was read, ErrFenced when another writer has taken over.
 func (w *Writer) Run(ctx context.Context) error {
 	defer func() {
 		w.client.CloseIdleConnections() // a server that stops waits for idle connections
@@ -109,11 +110,14 @@ func (w *Writer) Run(ctx context.Context) error {
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
 	}
 	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	read := make(chan error, 1)
-	go func() { read <- w.read(reading) }()
+	read, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		read <- w.read(reading)
+	}()
 	err := w.write(ctx, read)
 	stop()
+	<-ended
 	if err != nil {
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
 	}
@@ -233,12 +237,15 @@ const stopPatience = 10 * time.Second
 // graceful returns a context that outlives ctx by d.
 func graceful(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var timer *time.Timer
-	stop := context.AfterFunc(ctx, func() { timer = time.AfterFunc(d, cancel) })
-	return out, func() {
-		if !stop() && timer != nil {
-			timer.Stop()
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-out.Done():
+		case <-time.After(d):
+			cancel()
 		}
+	})
+	return out, func() {
+		stop()
 		cancel()
 	}
 }

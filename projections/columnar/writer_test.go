@@ -3,6 +3,7 @@ package columnar
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -19,6 +20,8 @@ import (
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 	"github.com/tachograph/tachograph/schemas"
 )
+
+var seeds = flag.Int("seeds", 40, "runs of TestCrashes")
 
 func TestMain(m *testing.M) { enginetest.Main(m) }
 
@@ -241,9 +244,9 @@ func (b *bench) judge(seed uint64, n, samples int) {
 // TestCrashes ends the writer at random steps, before or after them, and kills
 // the engine under it; whatever happens, every event is there once.
 func TestCrashes(t *testing.T) {
-	runs := 40
+	runs := *seeds
 	if testing.Short() {
-		runs = 6
+		runs = min(runs, 6)
 	}
 	b := newBench(t)
 	n, samples := 0, 0
