@@ -50,7 +50,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.metrics.end(r.Method, pattern, answer.code(), time.Since(began))
 	}()
 
-	if pattern == "" || path.Clean("/"+r.URL.Path) != r.URL.Path && r.URL.Path != "/" {
+	if p := r.URL.EscapedPath(); pattern == "" || path.Clean("/"+p) != p {
 		unrouted(answer, r, route)
 		return
 	}
