@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -304,9 +305,10 @@ func TestCrashesChangeNothing(t *testing.T) {
 			crash := fmt.Errorf("crash: %w", errDamaged)
 			for range 12 {
 				s.sendRandom(r, 40)
-				left := r.IntN(8)
+				var left atomic.Int64
+				left.Store(int64(r.IntN(14)))
 				cfg.Fault = func(string) error {
-					if left--; left < 0 {
+					if left.Add(-1) < 0 {
 						return crash
 					}
 					return nil
@@ -431,6 +433,29 @@ func TestDivergedLogStops(t *testing.T) {
 	run(events.ErrDiverged)
 }
 
+// purged is a log that has lost its beginning.
+type purged struct{ events.Log }
+
+func (purged) Follow(context.Context, uint16, events.Cursor) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		yield(events.Event{}, &events.TruncatedError{Oldest: events.Position{Epoch: 1, Seq: 100}})
+	}
+}
+
+func TestPurgedLogStops(t *testing.T) {
+	s := newSite(t)
+	cfg := s.config()
+	cfg.Log = purged{s.log}
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.Run(t.Context())
+	if truncated := (*events.TruncatedError)(nil); !errors.As(err, &truncated) || !strings.Contains(err.Error(), "remedy") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDamagedDocumentStops(t *testing.T) {
 	s := newSite(t)
 	if _, err := s.kv.Put(t.Context(), "car-1", []byte(`{"device":`)); err != nil {
@@ -467,6 +492,37 @@ func TestBucketDownLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "after an outage", s.documents(), s.folded())
+}
+
+// One document that the bucket will never take must not hold up the others.
+func TestTooLargeDocument(t *testing.T) {
+	s := newSite(t)
+	cfg := BucketConfig(1)
+	cfg.MaxValueSize = 1000
+	if err := s.js.DeleteKeyValue(t.Context(), Bucket); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if s.kv, err = s.js.CreateKeyValue(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.send("huge", "alien", 0, `{"x":"`+strings.Repeat("x", 2000)+`"}`)
+	s.send("fine", "alien", 0, `{"x":1}`)
+	p, stop := s.start(s.config())
+	s.caughtUp(p)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if docs := s.documents(); len(docs) != 1 || docs["fine"] == "" || p.Status().Errors == 0 || !strings.Contains(s.logs.String(), "device=huge") {
+		t.Errorf("documents %v, status %+v", docs, p.Status())
+	}
+}
+
+func TestNewNamesAllProblems(t *testing.T) {
+	_, err := New(Config{Flush: -1})
+	if err == nil || !strings.Contains(err.Error(), "needed") || !strings.Contains(err.Error(), "negative") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestTwoWritersAgree(t *testing.T) {

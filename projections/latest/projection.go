@@ -34,7 +34,8 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Fault, for tests, is asked before and after each step that can fail
-	// ("load", "write", "position" and "... done"); its error is the step's.
+	// ("resume", "load", "write", "position" and "... done") and, by several
+	// goroutines, before each document ("put"); its error is the step's.
 	Fault func(step string) error
 }
 
@@ -128,7 +129,7 @@ func (p *Projection) Status() projections.Status {
 			s.LagSeconds = max(0, time.Since(p.arrived).Seconds())
 		}
 	}
-	s.CaughtUp = s.CaughtUp && s.Lag == 0
+	s.CaughtUp = s.CaughtUp && s.Lag == 0 && err == nil
 	return s
 }
 
@@ -140,8 +141,10 @@ func (p *Projection) Status() projections.Status {
 //
 // Run again after it returned goes on where it was. It must not run twice at once.
 func (p *Projection) Run(ctx context.Context) error {
-	p.store, p.folder = newStore(p.cfg.KV, p.cfg.Devices), newFolder(Rules{p.cfg.Tolerance, p.cfg.Oldest})
+	p.store, p.folder = newStore(p.cfg.KV, p.cfg.Devices, p.cfg.Fault), newFolder(Rules{p.cfg.Tolerance, p.cfg.Oldest})
+	p.mu.Lock()
 	p.pending, p.pendingBytes = nil, 0
+	p.mu.Unlock()
 	if err := p.persist(ctx, "resume", func() error { return p.resume(ctx) }); err != nil {
 		return p.end(ctx, err)
 	}

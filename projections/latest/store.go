@@ -46,14 +46,15 @@ type entry struct {
 // A store is the bucket with the devices that were used last in memory.
 type store struct {
 	kv      jetstream.KeyValue
-	size    int // devices to keep
+	size    int                // devices to keep
+	fault   func(string) error // see Config
 	entries map[string]*entry
 	used    *list.List // of *entry, the last used in front
 	dirty   []*entry
 }
 
-func newStore(kv jetstream.KeyValue, size int) *store {
-	return &store{kv: kv, size: size, entries: map[string]*entry{}, used: list.New()}
+func newStore(kv jetstream.KeyValue, size int, fault func(string) error) *store {
+	return &store{kv: kv, size: size, fault: fault, entries: map[string]*entry{}, used: list.New()}
 }
 
 // load brings the states of devices into memory. After an error some may be.
@@ -117,7 +118,10 @@ func (s *store) mark(e *entry) {
 func (s *store) write(ctx context.Context, tooLarge func(device string, err error)) error {
 	err := each(len(s.dirty), func(i int) error {
 		e := s.dirty[i]
-		err := s.put(ctx, e)
+		err := s.fault("put")
+		if err == nil {
+			err = s.put(ctx, e)
+		}
 		if hopeless(err) {
 			tooLarge(e.state.Device, err)
 			err = nil
