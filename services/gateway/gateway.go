@@ -1,0 +1,69 @@
+package gateway
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/dialect"
+)
+
+// A Config says what a gateway stands on. Log, Catalog and Auth are required.
+type Config struct {
+	Log     events.Log
+	Catalog *catalog.Catalog
+	Auth    *auth.Directory
+	Limits  Limits
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// A Gateway takes in what devices say. All methods may be called from several
+// goroutines.
+type Gateway struct {
+	log     events.Log
+	catalog *catalog.Catalog
+	auth    *auth.Directory
+	limits  Limits
+	logger  *slog.Logger
+	dialect *dialect.Dialect
+	metrics *metrics
+
+	checkers checkers
+	senders  senders
+	sessions sessions
+	pendings sync.Pool // of *pending
+	sample   atomic.Uint32
+}
+
+// New returns a gateway. It serves nothing by itself: see ServeMQTT,
+// TelemetryHandler and ServeNATS.
+func New(c Config) *Gateway {
+	c.Limits.complete()
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{
+		log: c.Log, catalog: c.Catalog, auth: c.Auth, limits: c.Limits, logger: c.Logger,
+		dialect: dialect.Native(), metrics: newMetrics(c.Metrics),
+		senders: senders{m: map[string]*Sender{}},
+	}
+	g.pendings.New = newPending
+	g.sessions.init(g)
+	g.auth.OnRevoke(g.revoke)
+	return g
+}
+
+// Sender returns a device that has proved who it is.
+func (g *Gateway) Sender(device string) *Sender { return g.senders.get(device) }
+
+// revoke ends what a device has here. It doesn't block.
+func (g *Gateway) revoke(device string) {
+	g.senders.forget(device)
+	g.sessions.revoke(device)
+}
