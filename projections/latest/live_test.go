@@ -429,6 +429,7 @@ func TestDivergedLogStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(events.ErrDiverged)
+	run(events.ErrDiverged) // again: stopping has not hidden it
 	s.log.Truncate(0, 7)
 	run(events.ErrDiverged)
 }

@@ -84,7 +84,7 @@ type Projection struct {
 	cursor  events.Cursor // folded
 	written events.Cursor
 	newest  time.Time // arrival of the cursor's event
-	ahead   map[uint64]claim
+	ahead   []claim   // not met yet, by sequence
 }
 
 type event struct {
@@ -264,6 +264,9 @@ func (p *Projection) work(ctx context.Context, read <-chan error) (ended bool, e
 			if err := p.write(ctx); err != nil {
 				return ended, err
 			}
+			if ended { // whether the position could be written or not, see check
+				return true, err
+			}
 			continue
 		case ended:
 			return true, err
@@ -341,11 +344,14 @@ func (p *Projection) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.store.shrink()
+	if len(p.ahead) > 0 {
+		return nil // see check
+	}
 	if err := p.persist(ctx, "position", func() error { return p.writePosition(ctx) }); err != nil {
 		return err
 	}
 	p.written = p.cursor
-	p.store.shrink()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.Position = p.cursor.Position

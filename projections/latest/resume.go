@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,6 +16,7 @@ import (
 // A claim is a document that is ahead of the view's position: the event it
 // names must come by.
 type claim struct {
+	seq        uint64
 	device, id string
 }
 
@@ -26,7 +29,8 @@ const remedy = `delete the KV bucket "latest" and start again; the view is then 
 // a later revision, at most what one crash left behind.
 func (p *Projection) resume(ctx context.Context) error {
 	kv := p.cfg.KV
-	p.cursor, p.ahead = events.Cursor{Position: events.Position{Partition: p.cfg.Partition}}, map[uint64]claim{}
+	p.cursor, p.ahead = events.Cursor{Position: events.Position{Partition: p.cfg.Partition}}, nil
+	claims := map[string]claim{}
 	var after uint64
 	switch e, err := kv.Get(ctx, positionKey(p.cfg.Partition)); {
 	case err == nil:
@@ -58,6 +62,7 @@ func (p *Projection) resume(ctx context.Context) error {
 				return errors.New("look for documents ahead of the position: the connection was closed")
 			}
 			if e == nil {
+				p.ahead = slices.SortedFunc(maps.Values(claims), func(a, b claim) int { return cmp(a.seq, b.seq) })
 				return p.checkTail(ctx, last)
 			}
 			var d struct {
@@ -69,7 +74,7 @@ func (p *Projection) resume(ctx context.Context) error {
 				return fmt.Errorf("read document %s: %s: %w", e.Key(), remedy, errors.Join(errDamaged, err))
 			}
 			if d.Position.Partition == p.cfg.Partition && before(p.cursor.Position, d.Position) {
-				p.ahead[d.Position.Seq] = claim{d.Device, d.ID}
+				claims[d.Device] = claim{d.Position.Seq, d.Device, d.ID} // a later one replaces it
 				if before(last, d.Position) {
 					last = d.Position
 				}
@@ -90,19 +95,18 @@ func (p *Projection) checkTail(ctx context.Context, last events.Position) error 
 	return nil
 }
 
-// check holds an event against the document that claims to be folded from it.
+// check holds an event against the documents that claim to be folded from it.
+// Until all claims are met the position is not written: it would hide the
+// documents ahead from the next start.
 func (p *Projection) check(e *events.Event) error {
-	if len(p.ahead) == 0 {
+	if len(p.ahead) == 0 || e.Position.Seq < p.ahead[0].seq {
 		return nil
 	}
-	c, ok := p.ahead[e.Position.Seq]
-	if !ok {
-		return nil
+	c := p.ahead[0]
+	if c.seq != e.Position.Seq || c.device != e.Stream.ID || c.id != e.ID {
+		return fmt.Errorf("the document of %s is folded from event %s at %d, where the log has %s of %s at %d: %w",
+			c.device, c.id, c.seq, e.ID, e.Stream.ID, e.Position.Seq, events.ErrDiverged)
 	}
-	if c.device != e.Stream.ID || c.id != e.ID {
-		return fmt.Errorf("the document of %s is folded from event %s at %s, where the log has %s of %s: %w",
-			c.device, c.id, e.Position, e.ID, e.Stream.ID, events.ErrDiverged)
-	}
-	delete(p.ahead, e.Position.Seq)
+	p.ahead = p.ahead[1:]
 	return nil
 }
