@@ -15,7 +15,7 @@ func (a *api) admin(h handler) handler {
 			return err
 		}
 		if !a.keys.Check(token) {
-			return problem.New(problem.Unauthenticated, "authenticate: the token is not the admin token", nil)
+			return a.stranger(token, "the admin token")
 		}
 		return h(w, r)
 	}
@@ -30,10 +30,19 @@ func (a *api) own(h handler) handler {
 			return err
 		}
 		if !a.keys.Check(token) && !a.devices.Authenticate(r.PathValue("id"), token) {
-			return problem.New(problem.Unauthenticated, "authenticate: the token is neither this device's nor the admin token", nil)
+			return a.stranger(token, "this device's or the admin token")
 		}
 		return h(w, r)
 	}
+}
+
+// stranger refuses a token that does not open this call: a device's, which is
+// known and opens its own, or nobody's.
+func (a *api) stranger(token, wanted string) error {
+	if _, known := a.devices.Owner(token); known {
+		return problem.New(problem.Forbidden, "authenticate: a device's token was sent, this call wants "+wanted, nil)
+	}
+	return problem.New(problem.Unauthenticated, "authenticate: the token is not "+wanted, nil)
 }
 
 // bearer returns the request's token. A second Authorization header is

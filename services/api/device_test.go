@@ -11,6 +11,8 @@ import (
 	"github.com/tachograph/tachograph/services/api/problem"
 )
 
+var asJSON = http.Header{"Content-Type": {"application/json"}}
+
 // Ids that are hard on a URL work in every place.
 func TestDeviceIDs(t *testing.T) {
 	f := newFixture(t)
@@ -39,10 +41,9 @@ func TestDeviceIDs(t *testing.T) {
 		if rotated.Token == added.Token || !f.devices.Authenticate(id, rotated.Token) || f.devices.Authenticate(id, added.Token) {
 			t.Errorf("%q: the token was not replaced", id)
 		}
-		var sent map[string]string
-		f.answered(call{method: "POST", path: path + "/telemetry/position", token: rotated.Token, body: "{}"}, 200, &sent)
-		if sent["device"] != id || sent["message"] != "position" {
-			t.Errorf("%q: telemetry of %v", id, sent)
+		f.answered(call{method: "POST", path: path + "/telemetry/position", token: rotated.Token, body: `{"latitude":1}`, header: asJSON}, 200, nil)
+		if sent := f.events("device=" + url.QueryEscape(id)); len(sent) != 1 || sent[0].Device != id || sent[0].Type != "position" {
+			t.Errorf("%q: sent %+v", id, sent)
 		}
 		f.answered(call{method: "DELETE", path: path, token: "admin"}, 204, nil)
 		f.refused(call{method: "GET", path: path, token: "admin"}, problem.DeviceNotFound)
@@ -108,8 +109,8 @@ func TestDevicePages(t *testing.T) {
 func TestAccess(t *testing.T) {
 	f := newFixture(t)
 	one, two := f.addDevice("car-1"), f.addDevice("car-2")
-	stranger := f.refused(call{method: "GET", path: "/v1/devices/car-1/state", token: two}, problem.Unauthenticated)
-	unknown := f.refused(call{method: "GET", path: "/v1/devices/nobody/state", token: two}, problem.Unauthenticated)
+	stranger := f.refused(call{method: "GET", path: "/v1/devices/car-1/state", token: two}, problem.Forbidden)
+	unknown := f.refused(call{method: "GET", path: "/v1/devices/nobody/state", token: two}, problem.Forbidden)
 	if stranger.Message != unknown.Message {
 		t.Errorf("%q and %q tell which device exists", stranger.Message, unknown.Message)
 	}

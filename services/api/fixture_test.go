@@ -27,6 +27,7 @@ import (
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/gateway"
 )
 
 // A fixture is the whole API over a log in memory and a bucket of an embedded
@@ -138,9 +139,7 @@ func newFixture(t testing.TB) *fixture {
 
 	h := New(Config{
 		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv,
-		Telemetry: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_ = writeJSON(w, http.StatusOK, map[string]string{"device": r.PathValue("id"), "message": r.PathValue("message")})
-		}),
+		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {
 				return false, *why
