@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/services/gateway"
 )
 
 // The accounts of the embedded server. The log lives in one, the views and
@@ -159,7 +159,7 @@ func (u *natsUsers) Check(c server.ClientAuthentication) bool {
 		if check == nil || !(*check)(o.Username, o.Password) {
 			return false
 		}
-		user.Account, user.Permissions = u.log, devicePermissions(o.Username)
+		user.Account, user.Permissions = u.log, gateway.NATSDevicePermissions(o.Username)
 	}
 	c.RegisterUser(user)
 	return true
@@ -181,15 +181,6 @@ func listenerPermissions() *server.Permissions {
 			"$JS.API.CONSUMER.INFO.KV_latest.>", "$JS.API.CONSUMER.DELETE.KV_latest.>",
 			"$JS.API.CONSUMER.MSG.NEXT.KV_latest.>", "$JS.ACK.KV_latest.>", "$JS.FC.KV_latest.>",
 		}},
-	}
-}
-
-// devicePermissions: send for oneself, and hear the answers.
-func devicePermissions(id string) *server.Permissions {
-	token := events.Escape(id)
-	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: []string{"ingest." + token + ".*"}},
-		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_" + token + ".>"}},
 	}
 }
 

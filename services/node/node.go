@@ -27,6 +27,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/gateway"
 )
 
 // Node is a running process of Tachograph.
@@ -38,6 +39,7 @@ type Node struct {
 	log         *jetlog.Log
 	catalog     *catalog.Catalog
 	auth        *auth.Directory
+	gateway     *gateway.Gateway
 	views       jetstream.KeyValue
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
@@ -74,7 +76,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 	}()
 	raiseFileLimit()
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startAPI, n.startAddresses,
+		n.startFolder, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -410,6 +412,9 @@ func (n *Node) startAPI(context.Context) error {
 		return err
 	}
 	var telemetry http.Handler = http.NotFoundHandler()
+	if n.gateway != nil {
+		telemetry = n.gateway.TelemetryHandler()
+	}
 	handler := api.New(api.Config{
 		Log: n.log, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
