@@ -25,7 +25,7 @@ func main() {
 	var c commands
 	k := kong.Parse(&c, kong.Name("fleet"), kong.Description("Plays devices and judges what became of their messages."), kong.UsageOnError(),
 		kong.BindTo(ctx, (*context.Context)(nil)))
-	if err := k.Run(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := k.Run(); err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		fmt.Fprintln(os.Stderr, "fleet:", err)
 		os.Exit(1)
 	}

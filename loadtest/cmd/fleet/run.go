@@ -34,6 +34,9 @@ func (c *runCommand) Run(ctx context.Context) error {
 	}
 	defer logFile.Close()
 	voice := &voice{log: logFile, terminal: os.Stderr}
+	if len(c.Args) > 0 && c.Args[0] == "--" {
+		c.Args = c.Args[1:]
+	}
 	node := exec.Command(c.Tacho, append([]string{"serve", "--data", c.Data}, c.Args...)...)
 	node.Stdout, node.Stderr = voice, voice
 	// Ctrl-C is ours: the fleet stops first, then the node. Should this program
@@ -59,7 +62,7 @@ func (c *runCommand) Run(ctx context.Context) error {
 	}
 	select {
 	case nodeErr := <-exited:
-		return errors.Join(err, fmt.Errorf("tacho serve ended: %v; see %s", nodeErr, logFile.Name()))
+		return fmt.Errorf("tacho serve ended: %v; see %s", nodeErr, logFile.Name())
 	default:
 	}
 	fmt.Fprintln(os.Stderr, "stopping")

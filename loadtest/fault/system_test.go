@@ -1,0 +1,279 @@
+package fault
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/loadtest/fleet"
+	"github.com/tachograph/tachograph/loadtest/ledger"
+)
+
+// tacho builds the program once for all tests of the package.
+var tacho = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "tacho-fault-")
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "tacho")
+	cmd := exec.Command("go", "build", "-o", out, "./cmd/tacho")
+	cmd.Dir = "../../services"
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build tacho: %w: %s", err, b)
+	}
+	return out, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := tacho(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+func program(t *testing.T) string {
+	t.Helper()
+	path, err := tacho()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func start(t *testing.T, dir string, wrap []string, args ...string) *Process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // the first start fetches ClickHouse
+	defer cancel()
+	p, err := Start(ctx, program(t), dir, wrap, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// strace installs it where it is missing.
+func strace(t *testing.T) string {
+	t.Helper()
+	if path, err := exec.LookPath("strace"); err == nil {
+		return path
+	}
+	if out, err := exec.Command("sh", "-c", "apt-get update && apt-get install -y strace").CombinedOutput(); err != nil {
+		t.Fatalf("this test needs strace; install it (apt-get install strace): %v: %s", err, out)
+	}
+	path, err := exec.LookPath("strace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// traced publishes over several connections to a node under strace, kills it
+// with -9 after the last acknowledgement, and returns what it did.
+func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack, acknowledged []ledger.Entry) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "trace")
+	p := start(t, dir, []string{strace(t), "-f", "-yy", "-xx", "-s", "100000", "-o", out,
+		"-e", "trace=pwrite64,fsync,fdatasync,write,writev,sendto", "--seccomp-bpf"}, "--role", "gateway", "--durability", durability)
+	tokens, err := p.Node.Tokens(t.Context(), []string{"car-0", "car-1", "car-2", "car-3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for device, token := range tokens {
+		wg.Go(func() {
+			w, err := dialWire(p.Node.MQTT, device, token)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			const n, window = 60, 5
+			payload := func(i int) []byte {
+				return fmt.Appendf(nil, `{"time":%d,"speed":1,"mark":"%s-%04d"}`, 1700000000000+i, device, i)
+			}
+			sent := 0
+			for heard := 1; heard <= n; heard++ {
+				for ; sent < min(heard-1+window, n); sent++ {
+					if err := w.publish(uint16(sent+1), "telemetry/position", payload(sent+1)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				id, err := w.puback()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				acks = append(acks, Ack{w.port, id, payload(int(id))})
+				acknowledged = append(acknowledged, ledger.Entry{Device: device, Type: "position", ID: events.DeriveID(device, "position", payload(int(id)))})
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	p.Kill()
+	f, err := os.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if calls, err = ReadTrace(f); err != nil {
+		t.Fatal(err)
+	}
+	return calls, acks, acknowledged
+}
+
+// TestSyncedBeforePUBACK: for every PUBACK, the fsync that covers its message
+// came before; and a log that is cut back to what the trace shows synced, its
+// indexes removed, still has every message that was acknowledged.
+func TestSyncedBeforePUBACK(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	calls, acks, acknowledged := traced(t, dir, "disk")
+	if len(acks) != 240 {
+		t.Fatalf("%d acknowledgements", len(acks))
+	}
+	for _, sentence := range CheckOrder(calls, acks) {
+		t.Error(sentence)
+	}
+	fsyncs := 0
+	for _, c := range calls {
+		if c.Name == "fsync" && isBlock(c.file()) {
+			fsyncs++
+		}
+	}
+	t.Logf("%d messages in 4 connections with window 5: %d fsyncs of the telemetry log", len(acks), fsyncs)
+
+	synced := Synced(calls)
+	err := filepath.WalkDir(filepath.Join(dir, "nats"), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			if d.Name() == "obs" && strings.Contains(path, "/TELEMETRY_") {
+				if err := os.RemoveAll(path); err != nil {
+					return err
+				}
+				return fs.SkipDir
+			}
+			return nil
+		case isBlock(path) && synced[path] == 0:
+			return os.Remove(path)
+		case isBlock(path):
+			return os.Truncate(path, synced[path])
+		case strings.Contains(path, "/TELEMETRY_") && !strings.HasPrefix(d.Name(), "meta.") && !strings.HasSuffix(path, ".blk"):
+			return os.Remove(path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, nil)
+	v, err := p.Node.Verify(t.Context(), acknowledged, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if t.Log(v); !v.Good() {
+		t.Error("not as promised")
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTheTraceShowsWhenItIsNotSynced: the same judge fails a node that does
+// not wait for the disk, so that passing means something.
+func TestTheTraceShowsWhenItIsNotSynced(t *testing.T) {
+	calls, acks, _ := traced(t, filepath.Join(t.TempDir(), "data"), "os")
+	broken := CheckOrder(calls, acks)
+	if len(broken) < len(acks)/2 {
+		t.Fatalf("--durability os passes as synced: %d of %d acknowledgements are found early", len(broken), len(acks))
+	}
+	for _, sentence := range broken {
+		if !strings.Contains(sentence, "sync") {
+			t.Fatal(sentence)
+		}
+	}
+}
+
+// TestKilledTree plays a part of the demo and kills the whole tree with -9
+// again and again, and between whiles ClickHouse alone; then the judge.
+func TestKilledTree(t *testing.T) {
+	runs := 4
+	if testing.Short() {
+		runs = 2
+	}
+	const seed = 7
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	dir := filepath.Join(t.TempDir(), "data")
+	fixes := someFixes()
+	for run := range runs {
+		p := start(t, dir, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		d := &fleet.Demo{Node: p.Node, Fixes: fixes, Speed: 6}
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		time.Sleep(time.Duration(700+r.IntN(1500)) * time.Millisecond)
+		if run%2 == 1 {
+			if !p.KillEngine() {
+				t.Error("no ClickHouse to kill")
+			}
+			time.Sleep(time.Duration(r.IntN(800)) * time.Millisecond)
+		}
+		p.Kill()
+		cancel()
+		<-ended
+	}
+	p := start(t, dir, nil)
+	d := &fleet.Demo{Node: p.Node, Fixes: fixes, Speed: 60}
+	if err := d.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	acknowledged, err := ledger.Read(fleet.LedgerPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(acknowledged) != len(fixes) {
+		t.Fatalf("%d acknowledged of %d", len(acknowledged), len(fixes))
+	}
+	v, err := p.Node.Verify(t.Context(), acknowledged, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if t.Log(v); !v.Good() {
+		t.Error("not as promised")
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	for _, pid := range descendants(os.Getpid()) {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(b), program(t)) {
+			t.Errorf("process %d is left: %q", pid, b)
+		}
+	}
+}
+
+// someFixes is a minute of twenty vehicles.
+func someFixes() []fleet.Fix {
+	var fixes []fleet.Fix
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 3000 {
+		fixes = append(fixes, fleet.Fix{
+			Device: fmt.Sprintf("car-%02d", i%20), Time: begin.Add(time.Duration(i) * 20 * time.Millisecond),
+			Speed: float64(i % 30), Latitude: 52 + float64(i)/1e4, Longitude: 13, Route: "1", Trip: fmt.Sprint(i),
+		})
+	}
+	return fixes
+}
