@@ -51,7 +51,8 @@ vuln: ## known vulnerabilities (needs the vulnerability database; says so when i
 	@for m in $(MODULES); do (cd $$m && go run $(GOVULNCHECK) ./...) || echo "$$m: NOT CHECKED or vulnerable, see above"; done
 
 tidy: ## go mod tidy in every module
-	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done; go work sync
+	go work sync
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done
 
 ci: lint modules race fuzz test ## everything CI runs, tests last
 

@@ -176,7 +176,7 @@ func (n *Node) startLog(ctx context.Context) error {
 	cfg := jetlog.Config{
 		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Logger: n.logger,
 	}
-	services := cfg.Publish
+	var services *nats.Conn // in the account of the views
 	if n.cfg.NATS != "" {
 		nc, err := nats.Connect(n.cfg.NATS, nats.Name("tacho"), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1))
 		if err != nil {
