@@ -71,6 +71,8 @@ func (w *Writer) highestTerm(ctx context.Context) (uint64, error) {
 
 // killFormer ends the inserts of former terms and waits until they are gone.
 func (w *Writer) killFormer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, min(w.cfg.Patience, 10*time.Second)) // then it shows in Status, and is tried again
+	defer cancel()
 	former := fmt.Sprintf("startsWith(query_id, %s) AND NOT startsWith(query_id, %s)", text(w.queryPrefix()), text(w.queryID("")))
 	for {
 		if err := w.conn.Exec(ctx, "KILL QUERY WHERE "+former+" ASYNC"); err != nil {
@@ -85,7 +87,7 @@ func (w *Writer) killFormer(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("wait for %d earlier inserts to end: %w", n, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
