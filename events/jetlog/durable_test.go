@@ -132,14 +132,19 @@ func TestPowerFailure(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Duration(150+170*run) * time.Millisecond)
-
-			mu.Lock() // no event is acknowledged from here to the end of the copy's first step
 			promised := map[string]int{}
-			for k, n := range acked {
-				promised[k] = n
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+				mu.Lock()
+				if len(acked) >= 150+1700*run {
+					for k, n := range acked {
+						promised[k] = n
+					}
+				}
+				mu.Unlock()
+				if len(promised) > 0 || time.Now().After(deadline) {
+					break
+				}
 			}
-			mu.Unlock()
 			pulled := t.TempDir()
 			d.pull(t, dir, pulled)
 			cancel()
