@@ -25,10 +25,10 @@ type lineResult struct {
 // A linesAnswer is the answer to many messages. Results stand in the order of
 // the lines; empty lines have none.
 type linesAnswer struct {
-	Stored  int          `json:"stored"` // kept ones included
-	Kept    int          `json:"kept"`   // stored, but cannot be decoded
-	Refused int          `json:"refused"`
-	Results []lineResult `json:"results"`
+	Stored      int          `json:"stored"`      // undecodable ones included
+	Undecodable int          `json:"undecodable"` // kept all the same
+	Refused     int          `json:"refused"`
+	Results     []lineResult `json:"results"`
 }
 
 // serveLines takes in a body of one message a line. 200: all stored; 207: all
@@ -43,7 +43,7 @@ func (g *Gateway) serveLines(w http.ResponseWriter, r *http.Request, m Message, 
 			a.Stored++
 		case r.Kept:
 			a.Stored++
-			a.Kept++
+			a.Undecodable++
 		default:
 			a.Refused++
 			if failed == nil || failed.Code.Status() < r.Error.Code.Status() {
@@ -52,11 +52,11 @@ func (g *Gateway) serveLines(w http.ResponseWriter, r *http.Request, m Message, 
 		}
 	}
 	if failed != nil {
-		failed.Details = map[string]any{"stored": a.Stored, "kept": a.Kept, "refused": a.Refused, "results": results}
+		failed.Details = map[string]any{"stored": a.Stored, "undecodable": a.Undecodable, "refused": a.Refused, "results": results}
 		return failed
 	}
 	status := http.StatusOK
-	if a.Kept > 0 {
+	if a.Undecodable > 0 {
 		status = http.StatusMultiStatus
 	}
 	answer(w, status, a)
