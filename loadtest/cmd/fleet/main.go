@@ -17,6 +17,7 @@ type commands struct {
 	Run    runCommand    `cmd:"" help:"Start a node, play the demo fleet, stop all in order on Ctrl-C."`
 	Demo   demoCommand   `cmd:"" help:"Play the recorded drives against a running node."`
 	Verify verifyCommand `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
+	Bench  benchCommand  `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
 }
 
 func main() {
