@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
-	"sync/atomic"
+	"os"
+	"syscall"
 	"time"
 )
 
@@ -43,102 +43,114 @@ func (r Result) Rate() float64 {
 // Acknowledgements that are missing for so long after the last publish are lost.
 const drain = 15 * time.Second
 
-// Run connects all devices, lets them loose together and waits for the last
-// acknowledgement. An acknowledgement that is missing or out of order is an error.
-func (f Flood) Run(ctx context.Context) (Result, error) {
-	if f.Window < 1 || f.Window > 1<<14 || len(f.Devices) == 0 {
-		return Result{}, fmt.Errorf("flood: %d devices with window %d", len(f.Devices), f.Window)
+// A Crowd is a flood's devices, connected and silent.
+type Crowd struct {
+	flood   Flood
+	devices []*device
+	loop    *loop
+}
+
+// Connect connects all devices. Its cost is not a publish's, so it stands apart.
+func (f Flood) Connect(ctx context.Context) (_ *Crowd, err error) {
+	if f.Window < 1 || f.Window > 1<<10 || len(f.Devices) == 0 {
+		return nil, fmt.Errorf("flood: %d devices with window %d", len(f.Devices), f.Window)
 	}
 	if f.Start.IsZero() {
 		f.Start = time.Now()
 	}
-	conns := make([]net.Conn, 0, len(f.Devices))
+	c := &Crowd{flood: f}
 	defer func() {
-		for _, c := range conns {
-			_, _ = c.Write([]byte{0xe0, 0}) // DISCONNECT; the connection ends either way
+		if err != nil {
 			c.Close()
 		}
 	}()
-	for _, d := range f.Devices {
-		user, password := f.Login(d)
-		c, err := Dial(ctx, f.Addr, d, user, password)
+	for _, id := range f.Devices {
+		user, password := f.Login(id)
+		file, err := dial(ctx, f.Addr, id, user, password)
 		if err != nil {
-			return Result{}, fmt.Errorf("flood: device %s: %w", d, err)
+			return nil, fmt.Errorf("flood: device %s: %w", id, err)
 		}
-		conns = append(conns, c)
+		c.devices = append(c.devices, &device{file: file, fd: int(file.Fd()), ring: newRing(f.Topic(id), f.Start, f.Window), window: f.Window})
 	}
-	var (
-		left    atomic.Int64 // messages to publish
-		stopped atomic.Bool
-		acked   atomic.Int64
-		wg      sync.WaitGroup
-		begin   = make(chan struct{})
-		errs    = make([]error, len(conns))
-	)
-	left.Store(int64(f.Messages))
-	stop := func() {
-		stopped.Store(true)
-		for _, c := range conns {
-			_ = c.SetReadDeadline(time.Now().Add(drain)) // fails on a closed connection only
-		}
+	if c.loop, err = newLoop(c.devices, f.Messages); err != nil {
+		return nil, fmt.Errorf("flood: %w", err)
 	}
-	for i, c := range conns {
-		d := &device{conn: c, ring: newRing(f.Topic(f.Devices[i]), f.Start, f.Window), window: f.Window}
-		wg.Go(func() {
-			<-begin
-			errs[i] = d.run(&left, &stopped)
-			acked.Add(int64(d.acked))
-		})
-	}
-	began := time.Now()
-	limit := time.AfterFunc(f.Limit, stop)
-	defer limit.Stop()
-	cancelled := context.AfterFunc(ctx, stop)
-	defer cancelled()
-	close(begin)
-	wg.Wait()
-	r := Result{Acknowledged: int(acked.Load()), Elapsed: time.Since(began)}
-	return r, errors.Join(ctx.Err(), errors.Join(errs...))
+	return c, nil
 }
 
-// A device publishes half a window at a time, so that neither end pays a
-// system call for each message.
+// Run lets all devices loose together and waits for the last acknowledgement.
+// One that is missing or out of order is an error. A crowd runs once.
+func (c *Crowd) Run(ctx context.Context) (Result, error) {
+	elapsed, err := c.loop.run(ctx, c.flood.Limit)
+	r := Result{Elapsed: elapsed}
+	for _, d := range c.devices {
+		r.Acknowledged += d.acked
+	}
+	if err != nil {
+		err = fmt.Errorf("flood: %w", err)
+	}
+	return r, err
+}
+
+// Close disconnects.
+func (c *Crowd) Close() {
+	for _, d := range c.devices {
+		d.close()
+	}
+	if c.loop != nil {
+		c.loop.close()
+	}
+}
+
+// Run connects, publishes and disconnects.
+func (f Flood) Run(ctx context.Context) (Result, error) {
+	c, err := f.Connect(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer c.Close()
+	return c.Run(ctx)
+}
+
+// A device is one connection of a flood. Its socket blocks: it is read when it
+// has something, and a window fits into its buffer.
 type device struct {
-	conn     net.Conn
+	file     *os.File
+	fd       int
 	ring     *ring
 	window   int
 	inFlight int
 	acked    int
 	expected uint16 // packet id of the newest acknowledgement
 	partial  int    // bytes of a PUBACK that came in part
-	in       [4096]byte
+	in       [256]byte
 }
 
-func (d *device) run(left *atomic.Int64, stopped *atomic.Bool) error {
-	for {
-		if free := d.window - d.inFlight; free*2 >= d.window && !stopped.Load() {
-			n := free
-			if after := left.Add(int64(-n)); after < 0 {
-				n = max(0, n+int(after))
-			}
-			if n > 0 {
-				if _, err := d.conn.Write(d.ring.next(n)); err != nil {
-					return fmt.Errorf("publish: %w", err)
-				}
-				d.inFlight += n
-			}
+// publish sends the next n messages.
+func (d *device) publish(n int) error {
+	for b := d.ring.next(n); len(b) > 0; {
+		written, err := syscall.Write(d.fd, b)
+		if errors.Is(err, syscall.EINTR) {
+			continue
 		}
-		if d.inFlight == 0 {
-			return nil
+		if err != nil {
+			return os.NewSyscallError("publish", err)
 		}
-		if err := d.acknowledgements(); err != nil {
-			return err
-		}
+		b = b[written:]
 	}
+	d.inFlight += n
+	return nil
 }
 
+// acknowledgements reads what has come.
 func (d *device) acknowledgements() error {
-	n, err := d.conn.Read(d.in[d.partial:])
+	n, err := syscall.Read(d.fd, d.in[d.partial:])
+	if errors.Is(err, syscall.EINTR) {
+		return nil
+	}
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
 	if err != nil {
 		return fmt.Errorf("%d messages without acknowledgement: %w", d.inFlight, err)
 	}
@@ -155,20 +167,25 @@ func (d *device) acknowledgements() error {
 	return nil
 }
 
-// Dial connects a device with MQTT 3.1.1, clean session, no keep-alive.
-func Dial(ctx context.Context, addr, id, user, password string) (net.Conn, error) {
+func (d *device) close() {
+	_, _ = d.file.WriteString("\xe0\x00") // DISCONNECT; the connection ends either way
+	d.file.Close()
+}
+
+// dial connects a device with MQTT 3.1.1, clean session, no keep-alive, and
+// returns its socket.
+func dial(ctx context.Context, addr, id, user, password string) (*os.File, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
+	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(drain)) // fails on a closed connection only
 	if err := handshake(c, id, user, password); err != nil {
-		c.Close()
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Time{})
-	return c, nil
+	return c.(*net.TCPConn).File()
 }
 
 func handshake(c io.ReadWriter, id, user, password string) error {

@@ -141,7 +141,8 @@ func (c *benchCommand) accept(ctx context.Context, dir, target string, got map[s
 	most := slices.MaxFunc(shapes, func(a, b shape) int { return a.connections - b.connections }).connections
 	all := devices(most)
 	var server benched
-	var run func(shape) (peers.Result, error)
+	// prepare returns a run that is about to begin, and what ends it.
+	var prepare func(shape) (run func(context.Context) (peers.Result, error), end func(), err error)
 	flood := peers.Flood{Messages: c.Messages, Limit: limit}
 	switch target {
 	case "nats", "bare":
@@ -152,8 +153,10 @@ func (c *benchCommand) accept(ctx context.Context, dir, target string, got map[s
 		server = n
 		flood.Addr, flood.Login, flood.Topic = n.MQTT, n.Login, n.Topic
 		if target == "bare" {
-			run = func(s shape) (peers.Result, error) {
-				return n.Publish(ctx, all[:s.connections], c.Messages, limit)
+			prepare = func(s shape) (func(context.Context) (peers.Result, error), func(), error) {
+				return func(ctx context.Context) (peers.Result, error) {
+					return n.Publish(ctx, all[:s.connections], c.Messages, limit)
+				}, func() {}, nil
 			}
 		}
 	default:
@@ -169,16 +172,23 @@ func (c *benchCommand) accept(ctx context.Context, dir, target string, got map[s
 		flood.Addr, flood.Login, flood.Topic = t.Node.MQTT, t.Login, t.Topic
 	}
 	defer func() { err = errors.Join(err, server.Stop()) }()
-	if run == nil {
-		run = func(s shape) (peers.Result, error) {
+	if prepare == nil {
+		prepare = func(s shape) (func(context.Context) (peers.Result, error), func(), error) {
 			flood.Devices, flood.Window = all[:s.connections], s.window
-			// The second shape must not repeat the messages of the first.
-			flood.Start = time.Now()
-			return flood.Run(ctx)
+			crowd, err := flood.Connect(ctx)
+			if err != nil {
+				return nil, nil, err
+			}
+			return crowd.Run, crowd.Close, nil
 		}
 	}
 	for _, s := range shapes {
-		m, err := observe(ctx, server, func() (peers.Result, error) { return run(s) })
+		run, end, err := prepare(s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		m, err := observe(ctx, server, run)
+		end()
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -188,7 +198,7 @@ func (c *benchCommand) accept(ctx context.Context, dir, target string, got map[s
 }
 
 // observe measures a run: its rate, what it cost, and what of it is stored.
-func observe(ctx context.Context, server benched, run func() (peers.Result, error)) (m measure, err error) {
+func observe(ctx context.Context, server benched, run func(context.Context) (peers.Result, error)) (m measure, err error) {
 	type reading struct {
 		server, client time.Duration
 		syncs, stored  int
@@ -213,7 +223,7 @@ func observe(ctx context.Context, server benched, run func() (peers.Result, erro
 	if err != nil {
 		return m, err
 	}
-	result, err := run()
+	result, err := run(ctx)
 	if err != nil {
 		return m, err
 	}
