@@ -41,6 +41,7 @@ type conn struct {
 	room   chan struct{} // wakes a reader that waits for the writer
 	stop   chan struct{} // closed when the connection is to end
 	dead   chan struct{} // closed when the writer has ended
+	deaf   chan struct{} // closed when the reader has ended
 
 	mu        sync.Mutex
 	queue     queue
@@ -79,7 +80,7 @@ func newConn(g *Gateway, nc net.Conn) *conn {
 		g: g, nc: nc,
 		in:   inbox{nc: nc, stall: g.limits.Stall, heard: time.Now()},
 		kick: make(chan struct{}, 1), room: make(chan struct{}, 1),
-		stop: make(chan struct{}), dead: make(chan struct{}),
+		stop: make(chan struct{}), dead: make(chan struct{}), deaf: make(chan struct{}),
 	}
 }
 
@@ -88,6 +89,7 @@ func newConn(g *Gateway, nc net.Conn) *conn {
 func (c *conn) serve(ctx context.Context, busy bool) {
 	defer func() { _ = c.nc.Close() }()
 	if !c.handshake(ctx, busy) {
+		close(c.deaf)
 		c.part()
 		return
 	}
@@ -99,6 +101,7 @@ func (c *conn) serve(ctx context.Context, busy bool) {
 		close(c.dead)
 	}()
 	err := c.read(appends)
+	close(c.deaf)
 	c.finish(c.endingOf(err))
 	<-c.dead
 	if c.ending.noWill {
@@ -127,10 +130,13 @@ func (c *conn) read(ctx context.Context) error {
 	limit := c.g.limits.MaxPayload + packetOverhead
 	for {
 		f, err := c.in.next(limit, c.stopped)
-		if err == nil {
-			err = c.handle(ctx, f)
-		}
 		if err != nil {
+			return err
+		}
+		if c.stopped() { // what is still in the buffer is not heard any more
+			return net.ErrClosed
+		}
+		if err := c.handle(ctx, f); err != nil {
 			return err
 		}
 	}

@@ -23,18 +23,29 @@ func (ss *sessions) init(g *Gateway) { ss.g, ss.byDevice = g, map[string][]*sess
 
 // attach gives a connection its session: the one it left behind, unless it wants
 // a clean start, or a new one. An older connection of the session is ended: the
-// newer wins. ok is false when the device has too many connections.
+// newer wins, and attach returns when nothing more is heard of the older, so that
+// what was sent again is not taken in after its repeat. ok is false when the
+// device has too many connections.
 func (ss *sessions) attach(c *conn, clientID string, clean bool, expiry time.Duration) (present, ok bool) {
+	present, ok, older := ss.replace(c, clientID, clean, expiry)
+	if older != nil {
+		<-older.deaf
+	}
+	return present, ok
+}
+
+func (ss *sessions) replace(c *conn, clientID string, clean bool, expiry time.Duration) (present, ok bool, older *conn) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	key := sessionKey{c.sender.device, clientID}
 	s := ss.find(key)
 	if s != nil && s.conn != nil {
-		s.conn.finish(ending{code: packet.SessionTakenOver, logName: packet.SessionTakenOver.String()})
+		older = s.conn
+		older.finish(ending{code: packet.SessionTakenOver, logName: packet.SessionTakenOver.String()})
 		ss.loseConnection(s)
 	}
 	if s == nil && ss.connections(key.device) >= ss.g.limits.MaxConnectionsPerDevice {
-		return false, false
+		return false, false, nil
 	}
 	if s != nil && (clean || s.version != c.version) {
 		ss.drop(s)
@@ -57,7 +68,7 @@ func (ss *sessions) attach(c *conn, clientID string, clean bool, expiry time.Dur
 	s.conn, c.sess = c, s
 	ss.live++
 	ss.report()
-	return present, true
+	return present, true, older
 }
 
 // detach tells that a connection has ended. Its session is kept as long as was
