@@ -26,6 +26,14 @@ type batch struct {
 	log    *eventRows
 	tables map[*schemas.Schema]*messageRows
 	dead   []deadLetter
+
+	registered []registered
+}
+
+// registered names a version of a schema.
+type registered struct {
+	name    string
+	version uint32
 }
 
 // A deadLetter is a message or a sample that its schema could not read.
@@ -75,6 +83,9 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, repeat bool) (ok boo
 		if t, ok := schemas.PeekTime(e.Payload); ok {
 			ref.sent = t
 		}
+	}
+	if e.Stream.Kind == events.SchemaKind {
+		b.registered = append(b.registered, registered{e.Stream.ID, e.Schema})
 	}
 	b.log.append(&e, repeat, ref)
 	if repeat {

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
+
+	"github.com/tachograph/tachograph/schemas"
 )
 
 // insertBlock brings a block into its table: what is known to be there is left
 // out, and after any failure the tables are asked again.
 func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
-	if err := w.ensure(ctx, blk); err != nil {
+	if err := w.ensure(ctx, blk.schema); err != nil {
 		return err
 	}
 	attempt := 0
@@ -53,18 +56,41 @@ func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
 	})
 }
 
-// ensure makes the table fit a schema that it has not seen yet.
-func (w *Writer) ensure(ctx context.Context, blk *block) error {
-	if blk.schema == nil || w.ensured[blk.table] >= blk.schema.Version() {
+// ensure makes a message type's table fit a schema that it has not seen yet.
+func (w *Writer) ensure(ctx context.Context, s *schemas.Schema) error {
+	if s == nil || w.ensured[s.Name()] >= s.Version() {
 		return nil
 	}
-	err := w.persist(ctx, "ensure "+blk.table, func() error {
-		return ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema)
+	err := w.persist(ctx, "ensure "+s.Name(), func() error {
+		return ensureTable(ctx, w.conn, w.cfg.Server.Name(), s)
 	})
 	if err == nil {
-		w.ensured[blk.table] = blk.schema.Version()
+		w.ensured[s.Name()] = s.Version()
 	}
 	return err
+}
+
+// registrationPatience is how long the catalog may take to fold a registration
+// that this writer has read already.
+const registrationPatience = 5 * time.Second
+
+// ensureRegistered gives each schema that was registered in the batch its
+// table, so that it can be queried before its first message. One that this
+// binary cannot use gets its table from one that can.
+func (w *Writer) ensureRegistered(ctx context.Context, b *batch) error {
+	for _, r := range b.registered {
+		waiting, cancel := context.WithTimeout(ctx, registrationPatience)
+		s, err := w.cfg.Catalog.Await(waiting, r.name, r.version)
+		cancel()
+		if err != nil {
+			w.cfg.Logger.Warn("no table yet for a schema that is not usable here", "schema", r.name, "error", err)
+			continue
+		}
+		if err := w.ensure(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nextAttempt keeps query ids apart: the server refuses one that still runs.

@@ -189,6 +189,9 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 			blk.release()
 		}
 	}()
+	if err := w.ensureRegistered(ctx, b); err != nil {
+		return err
+	}
 	rows := uint64(0)
 	for _, blk := range blocks {
 		if blk.schema != nil {

@@ -179,6 +179,7 @@ func TestEventsBecomeRows(t *testing.T) {
 	control, stop := b.start(events.ControlPartition, nil)
 	b.await(control)
 	b.expect("SELECT kind, device, message FROM tacho.events WHERE kind = 'schema' AND device = 'position'", "('schema','position','registered')")
+	b.expect("SELECT count() FROM tacho.powertrain", "(0)") // a schema has its table before its first message
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
