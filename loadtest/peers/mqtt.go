@@ -66,7 +66,7 @@ func (f Flood) Connect(ctx context.Context) (_ *Crowd, err error) {
 	}()
 	for _, id := range f.Devices {
 		user, password := f.Login(id)
-		file, err := dial(ctx, f.Addr, id, user, password)
+		file, err := socket(ctx, f.Addr, id, user, password)
 		if err != nil {
 			return nil, fmt.Errorf("flood: device %s: %w", id, err)
 		}
@@ -172,20 +172,30 @@ func (d *device) close() {
 	d.file.Close()
 }
 
-// dial connects a device with MQTT 3.1.1, clean session, no keep-alive, and
-// returns its socket.
-func dial(ctx context.Context, addr, id, user, password string) (*os.File, error) {
+// socket connects a device and returns its socket.
+func socket(ctx context.Context, addr, id, user, password string) (*os.File, error) {
+	c, err := Dial(ctx, addr, id, user, password)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.(*net.TCPConn).File()
+}
+
+// Dial connects a device with MQTT 3.1.1, clean session, no keep-alive.
+func Dial(ctx context.Context, addr, id, user, password string) (net.Conn, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(drain)) // fails on a closed connection only
 	if err := handshake(c, id, user, password); err != nil {
+		c.Close()
 		return nil, err
 	}
-	return c.(*net.TCPConn).File()
+	_ = c.SetDeadline(time.Time{})
+	return c, nil
 }
 
 func handshake(c io.ReadWriter, id, user, password string) error {

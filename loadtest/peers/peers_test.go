@@ -136,7 +136,7 @@ func TestFloodIsToldOfARefusal(t *testing.T) {
 			_, _ = io.Copy(io.Discard, c)
 		}
 	}()
-	_, err = dial(t.Context(), l.Addr().String(), "car-1", "car-1", "wrong")
+	_, err = Dial(t.Context(), l.Addr().String(), "car-1", "car-1", "wrong")
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ type commands struct {
 	Demo   demoCommand   `cmd:"" help:"Play the recorded drives against a running node."`
 	Verify verifyCommand `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
 	Bench  benchCommand  `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
+	Load   loadCommand   `cmd:"" help:"Send messages when they are due, measure latencies, keep what was acknowledged."`
 }
 
 func main() {
