@@ -194,6 +194,22 @@ func TestQoS2Once(t *testing.T) {
 	})
 }
 
+// Clients that lose their state use a packet id again for another message. That
+// is no repeat, and is not swallowed.
+func TestQoS2OtherMessageUnderTheSameID(t *testing.T) {
+	both(t, func(t *testing.T, version byte) {
+		f := gatewaytest.Start(t, newMemlog(t), gateway.Limits{})
+		r := connected(t, f, version, "car-1", f.Add(t, "car-1"))
+		for _, payload := range []string{`{"n":1}`, `{"n":2}`, `{"n":2}`} {
+			r.send(publish(2, 7, "telemetry/position", payload))
+			r.wantAck(mochi.Pubrec, 7, 0)
+		}
+		if got := len(f.Stored(t, "car-1")); got != 2 {
+			t.Errorf("%d stored, want 2", got)
+		}
+	})
+}
+
 // A QoS 1 message that is sent again is appended again under the same id; who
 // reads the log recognises it.
 func TestQoS1RepeatHasTheSameID(t *testing.T) {

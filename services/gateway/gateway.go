@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,7 @@ type Gateway struct {
 	sessions sessions
 	pendings sync.Pool // of *pending
 	sample   atomic.Uint32
+	seed     maphash.Seed
 }
 
 // New returns a gateway. It serves nothing by itself: see ServeMQTT,
@@ -51,7 +53,7 @@ func New(c Config) *Gateway {
 	g := &Gateway{
 		log: c.Log, catalog: c.Catalog, auth: c.Auth, limits: c.Limits, logger: c.Logger,
 		dialect: dialect.Native(), metrics: newMetrics(c.Metrics),
-		senders: senders{m: map[string]*Sender{}},
+		senders: senders{m: map[string]*Sender{}}, seed: maphash.MakeSeed(),
 	}
 	g.pendings.New = newPending
 	g.sessions.init(g)

@@ -49,13 +49,11 @@ func TestPahoV3(t *testing.T) {
 				conns.Range(func(nc, _ any) bool { _ = nc.(*net.TCPConn).CloseWrite(); return true })
 			}
 		}
-		acked := 0
+		// A token that is done says little: paho completes it also when it hands its
+		// message over to be sent again. What it has taken on arrives, that counts.
 		for _, token := range tokens {
 			if !token.WaitTimeout(20 * time.Second) {
 				t.Fatal("no answer")
-			}
-			if token.Error() == nil { // else the break tore its packet
-				acked++
 			}
 		}
 		gatewaytest.Eventually(t, "it is back", c.IsConnectionOpen)
@@ -65,13 +63,13 @@ func TestPahoV3(t *testing.T) {
 		if m := <-commands; m.Topic() != "commands/stop" || string(m.Payload()) != "now" {
 			t.Errorf("%+v", m)
 		}
-		distinct := map[string]bool{}
-		for _, e := range f.Stored(t, "car-1") {
-			distinct[string(e.Payload)] = true
-		}
-		if len(distinct) < acked || acked < 250 {
-			t.Errorf("%d stored of %d acknowledged", len(distinct), acked)
-		}
+		gatewaytest.Eventually(t, "all are stored", func() bool {
+			distinct := map[string]bool{}
+			for _, e := range f.Stored(t, "car-1") {
+				distinct[string(e.Payload)] = true
+			}
+			return len(distinct) == 300
+		})
 	})
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 
 	"github.com/tachograph/tachograph/services/dialect"
 	"github.com/tachograph/tachograph/services/gateway/packet"
@@ -37,7 +38,7 @@ func (c *conn) publish(ctx context.Context, f packet.Frame) error {
 		return nil
 	}
 	if p.QoS == 2 {
-		stored, fresh, err := c.sess.receive(p.ID, s)
+		stored, fresh, err := c.sess.receive(p.ID, c.g.sumOf(t.typ, p.Payload), s)
 		if err != nil {
 			return err
 		}
@@ -59,6 +60,11 @@ func (c *conn) publish(ctx context.Context, f packet.Frame) error {
 		s.settled(err)
 	}
 	return nil
+}
+
+// sumOf tells messages apart, within this process.
+func (g *Gateway) sumOf(typ string, payload []byte) uint64 {
+	return maphash.String(g.seed, typ)*31 + maphash.Bytes(g.seed, payload)
 }
 
 // resolve tells what the packet's topic means, which is remembered: a device

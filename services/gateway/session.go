@@ -33,16 +33,19 @@ type sessionKey struct{ device, client string }
 // A receipt is a QoS 2 message: on its way to the log, with the slots of its
 // repeats, or stored.
 type receipt struct {
+	sum     uint64 // of type and payload
 	stored  bool
 	waiting []*slot
 }
 
 // receive books a QoS 2 message. A repeat (not fresh) is not appended again: its
-// slot is complete if the first copy is stored, else it waits for it.
-func (s *session) receive(id uint16, slot *slot) (stored, fresh bool, err error) {
+// slot is complete if the first copy is stored, else it waits for it. A message
+// that differs from the one under its packet id is no repeat but that of a client
+// that forgot, and is taken in: better twice than never.
+func (s *session) receive(id uint16, sum uint64, slot *slot) (stored, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.received[id]; r != nil {
+	if r := s.received[id]; r != nil && r.sum == sum {
 		if !r.stored {
 			r.waiting = append(r.waiting, slot)
 		}
@@ -54,7 +57,7 @@ func (s *session) receive(id uint16, slot *slot) (stored, fresh bool, err error)
 	if s.received == nil {
 		s.received = map[uint16]*receipt{}
 	}
-	slot.receipt = &receipt{}
+	slot.receipt = &receipt{sum: sum}
 	s.received[id] = slot.receipt
 	return false, true, nil
 }
