@@ -1,7 +1,5 @@
 package packet
 
-// maxVarint is the greatest variable byte integer, and so the longest packet.
-const maxVarint = 268_435_455
 
 // A Frame is one packet, undecoded.
 type Frame struct {
