@@ -1,6 +1,5 @@
 package packet
 
-
 // A Frame is one packet, undecoded.
 type Frame struct {
 	Type  Type
