@@ -64,13 +64,13 @@ type clientMaximum struct {
 // An ending is how a connection ends: what its client is told, and until when
 // messages on their way may still be acknowledged.
 type ending struct {
-	code    packet.Code
-	detail  string
-	by      time.Time
-	linger  bool // stay until then, to slow the client down
-	silent  bool // say nothing
-	noWill  bool // the client did nothing that its will is for
-	logName string
+	code   packet.Code
+	detail string
+	by     time.Time
+	linger bool // stay until then, to slow the client down
+	silent bool // say nothing
+	noWill bool // the client did nothing that its will is for
+	label  string
 }
 
 var errClientDisconnect = errors.New("client disconnected")
@@ -109,7 +109,7 @@ func (c *conn) serve(ctx context.Context, busy bool) {
 	}
 	c.failDeliveries()
 	c.g.sessions.detach(ctx, c)
-	c.g.metrics.closed.WithLabelValues(c.ending.logName).Inc()
+	c.g.metrics.closed.WithLabelValues(c.ending.label).Inc()
 	if !c.ending.silent {
 		c.part()
 	}
@@ -248,15 +248,15 @@ func (c *conn) endingOf(err error) ending {
 	var bad *packet.Error
 	switch {
 	case errors.Is(err, errClientDisconnect):
-		return ending{silent: true, logName: "client"}
+		return ending{silent: true, label: "client"}
 	case errors.As(err, &bad):
-		return ending{code: bad.Code, detail: bad.Detail, logName: bad.Code.String()}
+		return ending{code: bad.Code, detail: bad.Detail, label: bad.Code.String()}
 	case errors.Is(err, errKeepAlive):
-		return ending{code: packet.KeepAliveTimeout, logName: packet.KeepAliveTimeout.String()}
+		return ending{code: packet.KeepAliveTimeout, label: packet.KeepAliveTimeout.String()}
 	case errors.Is(err, errStalled):
-		return ending{code: packet.UnspecifiedError, detail: err.Error(), logName: "stalled"}
+		return ending{code: packet.UnspecifiedError, detail: err.Error(), label: "stalled"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return ending{silent: true, logName: "closed by peer"}
+		return ending{silent: true, label: "closed by peer"}
 	}
-	return ending{silent: true, logName: "network"}
+	return ending{silent: true, label: "network"}
 }

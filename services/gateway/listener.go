@@ -91,7 +91,7 @@ func (l *listener) drain(cancel func()) {
 	by := time.Now().Add(l.g.limits.Drain)
 	l.mu.Lock()
 	for c := range l.on {
-		c.finish(ending{code: packet.ServerShuttingDown, by: by, noWill: true, logName: packet.ServerShuttingDown.String()})
+		c.finish(ending{code: packet.ServerShuttingDown, by: by, noWill: true, label: packet.ServerShuttingDown.String()})
 	}
 	l.mu.Unlock()
 	t := time.AfterFunc(time.Until(by), cancel)

@@ -169,3 +169,24 @@ func TestNATSAfterTheLog(t *testing.T) {
 		t.Errorf("%+v %v", msg, err)
 	}
 }
+
+// A device whose token is replaced loses its NATS connections too, and others
+// keep theirs.
+func TestDisconnectNATS(t *testing.T) {
+	f := gatewaytest.Start(t, newMemlog(t), gateway.Limits{})
+	s := serveNATS(t, f)
+	gone, _ := natsDevice(t, s, "car-1", f.Add(t, "car-1"))
+	stays, _ := natsDevice(t, s, "car-2", f.Add(t, "car-2"))
+	f.Auth.OnRevoke(func(id string) {
+		if err := gateway.DisconnectNATS(s, id); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := f.Auth.NewToken(t.Context(), "car-1"); err != nil {
+		t.Fatal(err)
+	}
+	gatewaytest.Eventually(t, "it is disconnected", func() bool { return !gone.IsConnected() })
+	if err := stays.Flush(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"fmt"
+
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/tachograph/tachograph/events"
@@ -39,4 +41,18 @@ func (a *DeviceNATSAuth) Check(c server.ClientAuthentication) bool {
 		return true
 	}
 	return a.Others != nil && a.Others.Check(c)
+}
+
+// DisconnectNATS ends a device's connections to an embedded nats-server, for
+// auth.Directory.OnRevoke: nats-server looks at a token only once. It visits every
+// connection of the server; call it from a goroutine of its own.
+func DisconnectNATS(s *server.Server, device string) error {
+	z, err := s.Connz(&server.ConnzOptions{Username: true, User: device, State: server.ConnOpen, Limit: s.NumClients() + 1})
+	if err != nil {
+		return fmt.Errorf("disconnect %s from nats: %w", device, err)
+	}
+	for _, c := range z.Conns {
+		_ = s.DisconnectClientByID(c.Cid) // its only error: it is gone already
+	}
+	return nil
 }

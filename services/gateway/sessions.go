@@ -41,7 +41,7 @@ func (ss *sessions) replace(c *conn, clientID string, clean bool, expiry time.Du
 	s := ss.find(key)
 	if s != nil && s.conn != nil {
 		older = s.conn
-		older.finish(ending{code: packet.SessionTakenOver, logName: packet.SessionTakenOver.String()})
+		older.finish(ending{code: packet.SessionTakenOver, label: packet.SessionTakenOver.String()})
 		ss.loseConnection(s)
 	}
 	if s == nil && ss.connections(key.device) >= ss.g.limits.MaxConnectionsPerDevice {
@@ -142,7 +142,7 @@ func (ss *sessions) revoke(device string) {
 	defer ss.mu.Unlock()
 	for _, s := range slices.Clone(ss.byDevice[device]) {
 		if s.conn != nil {
-			s.conn.finish(ending{code: packet.AdministrativeAction, detail: "the token is no longer valid", logName: "revoked", noWill: true})
+			s.conn.finish(ending{code: packet.AdministrativeAction, detail: "the token is no longer valid", label: "revoked", noWill: true})
 			ss.loseConnection(s)
 		}
 		s.stopWill()

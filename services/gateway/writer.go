@@ -34,7 +34,7 @@ func (c *conn) write() {
 				d.settle(err)
 			}
 			if err != nil {
-				c.finish(ending{silent: true, logName: "network"})
+				c.finish(ending{silent: true, label: "network"})
 				return
 			}
 			if cap(buf) > outBytes {
@@ -127,7 +127,7 @@ func (c *conn) answer(buf []byte, s *slot) []byte {
 
 // hangUp ends the connection because of one message.
 func (c *conn) hangUp(buf []byte, r *Refusal) []byte {
-	e := ending{code: r.Code(), detail: r.Error(), logName: string(r.Reason)}
+	e := ending{code: r.Code(), detail: r.Error(), label: string(r.Reason)}
 	if r.Reason == LogFull {
 		e.linger, e.by = true, time.Now().Add(c.g.limits.FullDelay)
 	}
