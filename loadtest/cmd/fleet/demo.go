@@ -34,6 +34,11 @@ func play(ctx context.Context, n *fleet.Node, speed float64) error {
 	if err != nil {
 		return err
 	}
+	// Before the status line, which shows a token: whoever registers a device
+	// that exists gives it a new one.
+	if _, err := n.Tokens(ctx, fleet.Devices(fixes)); err != nil {
+		return err
+	}
 	d := &fleet.Demo{Node: n, Fixes: fixes, Speed: speed}
 	status := newStatus(n, d)
 	ended := make(chan struct{})
