@@ -6,6 +6,16 @@ import (
 	"github.com/tachograph/tachograph/services/gateway"
 )
 
+// disconnectNATS ends the NATS connections of a device whose token no longer
+// counts: the server looked at it only once.
+func (n *Node) disconnectNATS(device string) {
+	go func() {
+		if err := gateway.DisconnectNATS(n.embedded.server, device); err != nil {
+			n.logger.Warn("a revoked device may still be connected to NATS", "device", device, "error", err)
+		}
+	}()
+}
+
 // startGateway opens the doors for devices: MQTT and NATS here, HTTP with the API.
 func (n *Node) startGateway(context.Context) error {
 	if !n.cfg.Has("gateway") {

@@ -254,6 +254,7 @@ func (n *Node) startDirectory(ctx context.Context) (err error) {
 	if n.embedded != nil {
 		check := n.auth.Authenticate
 		n.embedded.users.devices.Store(&check)
+		n.auth.OnRevoke(n.disconnectNATS)
 	}
 	return nil
 }

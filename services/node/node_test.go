@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 )
@@ -137,6 +138,27 @@ func TestLife(t *testing.T) {
 	if _, err := Start(t.Context(), taken, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "mqtt-port") {
 		t.Fatalf("a taken port: %v", err)
 	}
+	token, err := n.auth.NewToken(t.Context(), "car-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	nc, err := nats.Connect(n.Addresses().NATS, nats.UserInfo("car-1", token), nats.CustomInboxPrefix("_INBOX_car-1"),
+		nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := nc.Request("ingest.car-1.position", []byte(`{"time":1700000009000,"speed":1}`), 10*time.Second); err != nil || !strings.Contains(string(answer.Data), `"id"`) {
+		t.Fatalf("over NATS: %v, %v", answer, err)
+	}
+	if err := n.auth.Remove(t.Context(), "car-1"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a removed device is still connected to NATS")
+	}
 	stopNode(t, n)
 	if _, err := os.Stat(c.file(addressesFile)); !os.IsNotExist(err) {
 		t.Fatal("addresses.json is left")
@@ -144,7 +166,7 @@ func TestLife(t *testing.T) {
 
 	n = startNode(t, c)
 	publish(t, n, "car-1", 100, 5)
-	awaitRows(t, n, "SELECT count(), max(_seq), uniqExact(_seq) FROM tacho.position", "25\t25\t25")
+	awaitRows(t, n, "SELECT count(), max(_seq), uniqExact(_seq) FROM tacho.position", "26\t26\t26")
 	entry, err := n.views.Get(t.Context(), "car-1")
 	if err != nil || !strings.Contains(string(entry.Value()), `"speed"`) {
 		t.Fatalf("state %s, %v", entry.Value(), err)
