@@ -64,8 +64,9 @@ func ChildMain() error {
 
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		o.stop()
-		time.Sleep(10 * time.Second) // the engine forces an end after 5
+		over := time.After(stopTime)
+		go o.stop()
+		<-over
 		os.Exit(2)
 	}()
 
@@ -83,24 +84,29 @@ func ChildMain() error {
 	return nil
 }
 
-// stop ends the query that keeps the engine open. The in-process user is not
-// allowed to, so it goes the way every client goes.
+// stopTime is how long a child may take to stop: the engine forces an end after
+// 5 s, and one that was still starting has to come up first.
+const stopTime = 12 * time.Second
+
+// stop ends the query that keeps the engine open, and all others. The in-process
+// user is not allowed to, so it goes the way every client goes. It tries until
+// the process ends.
 func (o *order) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	for ctx.Err() == nil {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // an idle connection would delay the end
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+o.HTTP+"/",
 			strings.NewReader("KILL QUERY WHERE query_id != queryID() ASYNC"))
 		if err != nil {
+			cancel()
 			return
 		}
 		req.Header.Set("X-ClickHouse-User", o.User)
 		req.Header.Set("X-ClickHouse-Key", o.Password)
-		req.Close = true // an idle connection would delay the end by five seconds
-		if resp, err := http.DefaultClient.Do(req); err == nil {
+		if resp, err := client.Do(req); err == nil {
 			resp.Body.Close()
-			time.Sleep(2 * time.Second)
 		}
-		time.Sleep(50 * time.Millisecond)
+		cancel()
+		time.Sleep(500 * time.Millisecond)
 	}
 }

@@ -4,5 +4,11 @@
 // The child is this program started again (ChildMain): it loads the library
 // without cgo and lets it be clickhouse-local with its listeners open, so that
 // any ClickHouse client can connect. When the parent ends, however it ends, the
-// child's standard input does too, and it stops.
+// child's standard input does too, and it stops. When the child ends unasked,
+// the parent starts it again on the same ports.
+//
+// A folder belongs to one engine. What the users of an engine may do is in
+// settings.go: nothing is reachable without a password but the right to open
+// and close the listeners, which the library leaves to every local process;
+// closed listeners are noticed and opened again.
 package engine

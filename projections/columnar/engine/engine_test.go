@@ -1,14 +1,22 @@
 package engine_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/tachograph/tachograph/projections/columnar/engine"
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
@@ -16,99 +24,297 @@ import (
 
 func TestMain(m *testing.M) { enginetest.Main(m) }
 
-func query(t *testing.T, e *engine.Engine, user, password, sql string) (status int, answer string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+e.HTTPAddr()+"/", strings.NewReader(sql))
+func ask(ctx context.Context, e *engine.Engine, user, password, sql string) (status int, answer string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+e.HTTPAddr()+"/", strings.NewReader(sql))
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	req.Close = true
 	req.Header.Set("X-ClickHouse-User", user)
 	req.Header.Set("X-ClickHouse-Key", password)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, strings.TrimSpace(string(b)), err
+}
+
+func query(t *testing.T, e *engine.Engine, user, password, sql string) (status int, answer string) {
+	t.Helper()
+	status, answer, err := ask(t.Context(), e, user, password, sql)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp.StatusCode, strings.TrimSpace(string(b))
+	return status, answer
 }
 
+func must(t *testing.T, e *engine.Engine, sql, want string) {
+	t.Helper()
+	if status, got := query(t, e, "tacho", "writer", sql); status != 200 || got != want {
+		t.Fatalf("%s: %d %s", sql, status, got)
+	}
+}
+
+func eventually(t *testing.T, what string, check func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !check(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not in time: " + what)
+		}
+	}
+}
+
+// TestUsers: nobody does what they may not, by whatever way.
 func TestUsers(t *testing.T) {
 	e := enginetest.Start(t)
-	must := func(user, password, sql, want string) {
-		t.Helper()
-		if status, got := query(t, e, user, password, sql); status != 200 || got != want {
-			t.Fatalf("%s: %s: %d %s", user, sql, status, got)
+	must(t, e, "SELECT version() LIKE '26.7%'", "1")
+	must(t, e, "CREATE DATABASE tacho", "")
+	must(t, e, "CREATE TABLE tacho.events (kind String, n UInt8) ENGINE = MergeTree ORDER BY n", "")
+	must(t, e, "INSERT INTO tacho.events VALUES ('telemetry', 1), ('credential', 2)", "")
+	must(t, e, "SELECT count() FROM tacho.events", "2")
+	for _, sql := range []string{
+		"SELECT n FROM tacho.events", "SELECT n FROM tacho.events SETTINGS max_threads = 1", "SELECT n FROM merge('tacho', '^events$')",
+		"SELECT n FROM view(SELECT * FROM tacho.events)", "SELECT count() FROM tacho.events SETTINGS optimize_trivial_count_query = 1",
+		"SELECT max(n) FROM tacho.events", "SELECT n FROM loop(tacho.events) LIMIT 1 SETTINGS max_threads = 1",
+		"SELECT count() FROM tacho.events WHERE kind = 'telemetry' OR kind = 'credential'",
+		"SELECT 1 SETTINGS max_execution_time = 10",
+	} {
+		if status, got := query(t, e, "analyst", "analyst", sql); status != 200 || got != "1" {
+			t.Errorf("analyst: %s: %d %s", sql, status, got)
 		}
 	}
-	refuse := func(user, password, sql string) {
-		t.Helper()
-		if status, got := query(t, e, user, password, sql); status == 200 {
-			t.Fatalf("%s may: %s: %s", user, sql, got)
+	for _, who := range []struct {
+		user, password string
+		statements     []string
+	}{
+		{"analyst", "analyst", []string{
+			"INSERT INTO tacho.events VALUES ('x', 3)", "DROP TABLE tacho.events", "CREATE TABLE tacho.x (a Int8) ENGINE = Memory",
+			"SELECT * FROM file('/etc/passwd', 'LineAsString')", "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')",
+			"SELECT * FROM remote('127.0.0.1', 'tacho', 'events')", "SELECT * FROM executable('id', 'TSV', 'a String')",
+			"SELECT * FROM system.users", "SELECT * FROM system.processes", "SYSTEM STOP LISTEN HTTP", "KILL QUERY WHERE 1", "SYSTEM SHUTDOWN",
+			"SELECT 1 SETTINGS max_memory_usage = 1000000000000", "SELECT 1 SETTINGS max_memory_usage_for_user = 0",
+			"SELECT 1 SETTINGS max_execution_time = 0", "SELECT 1 SETTINGS max_threads = 1000", "SET readonly = 0",
+		}},
+		{"analyst", "wrong", []string{"SELECT 1"}},
+		{"default", "", []string{"SELECT * FROM tacho.events", "SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x", "KILL QUERY WHERE 1"}},
+		{"tacho", "", []string{"SELECT 1"}},
+		{"tacho", "writer", []string{"SELECT * FROM file('/etc/passwd', 'LineAsString')", "SYSTEM SHUTDOWN", "CREATE DATABASE other"}},
+		{"nobody", "", []string{"SELECT 1"}},
+	} {
+		for _, sql := range who.statements {
+			if status, got := query(t, e, who.user, who.password, sql); status == 200 {
+				t.Errorf("%s may: %s: %s", who.user, sql, got)
+			}
 		}
 	}
-	must("tacho", "writer", "SELECT version() LIKE '26.7%'", "1")
-	must("tacho", "writer", "CREATE DATABASE tacho", "")
-	must("tacho", "writer", "CREATE TABLE tacho.events (kind String, n UInt8) ENGINE = MergeTree ORDER BY n", "")
-	must("tacho", "writer", "INSERT INTO tacho.events VALUES ('telemetry', 1), ('credential', 2)", "")
-	must("tacho", "writer", "SELECT count() FROM tacho.events", "2")
-	must("analyst", "analyst", "SELECT n FROM tacho.events", "1")
-	must("analyst", "analyst", "SELECT n FROM tacho.events SETTINGS max_threads = 1", "1")
-	refuse("analyst", "analyst", "INSERT INTO tacho.events VALUES ('x', 3)")
-	refuse("analyst", "analyst", "DROP TABLE tacho.events")
-	refuse("analyst", "analyst", "SELECT * FROM file('/etc/passwd', 'LineAsString')")
-	refuse("analyst", "analyst", "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')")
-	refuse("analyst", "wrong", "SELECT 1")
-	refuse("default", "", "SELECT * FROM tacho.events")
-	refuse("default", "", "SELECT * FROM file('/etc/passwd', 'LineAsString')")
-	refuse("nobody", "", "SELECT 1")
 }
 
 func TestRestartAfterKill(t *testing.T) {
 	e := enginetest.Start(t)
-	if status, got := query(t, e, "tacho", "writer", "CREATE DATABASE tacho"); status != 200 {
-		t.Fatal(got)
+	must(t, e, "CREATE DATABASE tacho", "")
+	must(t, e, "CREATE TABLE tacho.t (n UInt8) ENGINE = MergeTree ORDER BY n", "")
+	must(t, e, "INSERT INTO tacho.t VALUES (7)", "")
+	for range 3 {
+		before := e.PID()
+		if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "to be back after a kill", func() bool {
+			return e.PID() != before && e.Down() == nil
+		})
+		must(t, e, "SELECT n FROM tacho.t", "7")
 	}
-	query(t, e, "tacho", "writer", "CREATE TABLE tacho.t (n UInt8) ENGINE = MergeTree ORDER BY n")
-	query(t, e, "tacho", "writer", "INSERT INTO tacho.t VALUES (7)")
+}
+
+// TestListenersClosed: every local process may close the listeners; they are
+// opened again.
+func TestListenersClosed(t *testing.T) {
+	e := enginetest.Start(t)
 	before := e.PID()
-	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+	_, _, err := ask(t.Context(), e, "default", "", "SYSTEM STOP LISTEN TCP")
+	t.Log("told to stop listening: ", err)
+	eventually(t, "to listen again", func() bool { return e.PID() != before && e.Down() == nil })
+	must(t, e, "SELECT 1", "1")
+}
+
+// TestStopWhileClientsAreConnected: an idle connection of somebody else's, or a
+// query that never ends, does not hold up the end.
+func TestStopWhileClientsAreConnected(t *testing.T) {
+	e := start(t, engine.Config{Dir: t.TempDir()})
+	conn, err := clickhouse.Open(&clickhouse.Options{Addr: []string{e.NativeAddr()}, Auth: clickhouse.Auth{Username: "analyst", Password: "analyst"}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		if e.PID() != before {
-			if status, got := query(t, e, "tacho", "writer", "SELECT n FROM tacho.t"); status == 200 && got == "7" {
-				return
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("not back after a kill")
-		}
-		time.Sleep(50 * time.Millisecond)
+	defer conn.Close()
+	if err := conn.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _, _ = ask(t.Context(), e, "analyst", "analyst", "SELECT sleepEachRow(1) FROM numbers(1000) SETTINGS max_block_size = 1, function_sleep_max_microseconds_per_block = 0")
+	}()
+	time.Sleep(200 * time.Millisecond)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := e.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("stopped after ", time.Since(began))
+	<-ended
+}
+
+// TestStopWhileStartingAgain: Stop does not wait for the pause or for a start
+// that cannot succeed.
+func TestStopWhileStartingAgain(t *testing.T) {
+	e := start(t, engine.Config{Dir: t.TempDir()})
+	pid := e.PID()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end to be noticed", func() bool { return e.Down() != nil })
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if err := e.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("stopped after ", time.Since(began))
+	if l, err := net.Listen("tcp", e.HTTPAddr()); err != nil {
+		t.Fatal("something listens still: ", err)
+	} else {
+		l.Close()
+	}
+}
+
+// TestStopHung: a child that does not react is killed when the caller's
+// patience ends.
+func TestStopHung(t *testing.T) {
+	e := start(t, engine.Config{Dir: t.TempDir()})
+	if err := syscall.Kill(e.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := e.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("want that it had to be killed, got %v", err)
+	}
+	if err := syscall.Kill(e.PID(), 0); !errors.Is(err, syscall.ESRCH) {
+		t.Fatalf("it lives: %v", err)
 	}
 }
 
 func TestFolderInUse(t *testing.T) {
 	dir := t.TempDir()
 	enginetest.StartIn(t, dir)
-	cache, err := engine.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	library, err := engine.Fetch(t.Context(), cache, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if second, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library}); err == nil {
-		second.Stop(t.Context())
+	if second, err := engine.Start(ctx, config(t, engine.Config{Dir: dir})); err == nil {
+		_ = second.Stop(t.Context())
 		t.Fatal("two engines in one folder")
 	} else if !errors.Is(err, engine.ErrFolderInUse) {
 		t.Fatal(err)
 	}
+}
+
+func TestPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	n, _ := strconv.Atoi(port)
+	for _, c := range []engine.Config{{NativePort: n}, {HTTPPort: n}} {
+		c.Dir = t.TempDir()
+		if e, err := engine.Start(t.Context(), config(t, c)); err == nil {
+			_ = e.Stop(t.Context())
+			t.Fatal("started on a taken port")
+		} else if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestNoLibrary: the loader's own words reach the caller.
+func TestNoLibrary(t *testing.T) {
+	c := config(t, engine.Config{Dir: t.TempDir()})
+	c.Library = filepath.Join(t.TempDir(), "nothing.so")
+	if _, err := engine.Start(t.Context(), c); err == nil || !strings.Contains(err.Error(), "nothing.so") {
+		t.Fatalf("want what could not be loaded, got %v", err)
+	}
+}
+
+func TestConfigRefused(t *testing.T) {
+	for _, c := range []engine.Config{
+		{Dir: t.TempDir(), Database: "a b", WriterPassword: "x", AnalystPassword: "x"},
+		{Dir: t.TempDir(), Database: "x/><y", WriterPassword: "x", AnalystPassword: "x"},
+		{Dir: t.TempDir(), AnalystPassword: "x"}, {Dir: t.TempDir(), WriterPassword: "x"},
+	} {
+		if _, err := engine.Start(t.Context(), c); err == nil {
+			t.Errorf("accepted %+v", c)
+		}
+	}
+}
+
+// TestStrangeFolder: the path may hold what means something in XML; the log is
+// in the folder and says warnings and errors alone; secrets are nobody's else.
+func TestStrangeFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a&b <c> ü")
+	e := start(t, engine.Config{Dir: dir, AnalystPassword: "sesame"})
+	must(t, e, "SELECT 1", "1")
+	if status, got := query(t, e, "analyst", "sesame", "SELECT throwIf(1)"); status == 200 || !strings.Contains(got, "throwIf") {
+		t.Fatal("no error: ", got)
+	}
+	if err := e.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "clickhouse.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(log), "<Error>") || strings.Contains(string(log), "<Debug>") || strings.Contains(string(log), "<Trace>") {
+		t.Fatalf("the log:\n%.2000s", log)
+	}
+	for _, file := range []string{"config.xml", "users.xml"} {
+		info, err := os.Stat(filepath.Join(dir, file))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatal(file, info, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, file)); err != nil || strings.Contains(string(b), "sesame") {
+			t.Fatal(file, "holds a password", err)
+		}
+	}
+}
+
+func config(t *testing.T, c engine.Config) engine.Config {
+	t.Helper()
+	cache, err := engine.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Library, err = engine.Fetch(t.Context(), cache, os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	c.WriterPassword, c.AnalystPassword = "writer", cmp.Or(c.AnalystPassword, "analyst")
+	return c
+}
+
+func start(t *testing.T, c engine.Config) *engine.Engine {
+	t.Helper()
+	e, err := engine.Start(t.Context(), config(t, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := e.Stop(ctx); err != nil {
+			t.Error(fmt.Errorf("stop: %w", err))
+		}
+	})
+	return e
 }

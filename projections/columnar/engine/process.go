@@ -1,12 +1,113 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
 	"os/exec"
+	"sync"
 	"syscall"
+	"time"
 )
 
-// setProcessGroup keeps a terminal's Ctrl-C from the child: it is the parent's
-// to stop, after all that writes to it.
-func setProcessGroup(cmd *exec.Cmd) {
+// A process is the child as its parent sees it.
+type process struct {
+	cmd     *exec.Cmd
+	stdin   io.Closer
+	stderr  *tail
+	started time.Time
+	exited  chan struct{} // closed when it has ended, err is set then
+	err     error
+}
+
+// startProcess starts this program again as a child and gives it its orders.
+//
+// What ties the child's life to the parent's is its standard input, of which
+// the parent alone has the other end: the kernel closes it whatever ends the
+// parent. (Pdeathsig looks at the thread that started the child, not at the
+// process, and would give it no time to stop.) Its process group is its own,
+// so that a terminal's Ctrl-C does not reach it: it is the parent's to stop,
+// after all that writes to it.
+func startProcess(o order, dir string) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd, stdin: stdin, stderr: &tail{}, started: time.Now(), exited: make(chan struct{})}
+	cmd.Stderr = p.stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.exited)
+	}()
+	if err := json.NewEncoder(stdin).Encode(o); err != nil {
+		p.kill()
+		return nil, fmt.Errorf("give orders: %w: %s", err, p.stderr)
+	}
+	return p, nil
+}
+
+// stop lets the child end in order.
+func (p *process) stop() {
+	_ = p.stdin.Close() // a child that has ended has closed it
+	select {
+	case <-p.exited:
+	case <-time.After(stopTime + time.Second):
+		p.kill()
+	}
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // fails only when it has ended
+	<-p.exited
+}
+
+// why says how the child ended.
+func (p *process) why() error {
+	said := p.stderr.String()
+	switch {
+	case p.err == nil && said == "":
+		return fmt.Errorf("it ended without a word")
+	case p.err == nil:
+		return fmt.Errorf("it ended: %s", said)
+	case said == "":
+		return p.err
+	}
+	return fmt.Errorf("%w: %s", p.err, said)
+}
+
+// A tail keeps the last of what a process says.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailBytes = 4096
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if excess := len(t.b) - tailBytes; excess > 0 {
+		t.b = append(t.b[:0], t.b[excess:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(bytes.TrimSpace(t.b))
 }

@@ -1,0 +1,163 @@
+package engine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/template"
+)
+
+// The users of the embedded engine.
+const (
+	WriterUser  = "tacho"   // owns the database
+	AnalystUser = "analyst" // reads it
+)
+
+// The logger's level here is without effect in the library, which takes it
+// from an argument; size and count bound the file.
+var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse>
+    <logger>
+        <log>{{.Log}}</log>
+        <size>10M</size>
+        <count>3</count>
+    </logger>
+    <users_config>{{.Users}}</users_config>
+    <max_server_memory_usage>{{.Memory}}</max_server_memory_usage>
+    <mark_cache_size>{{.Cache}}</mark_cache_size>
+    <uncompressed_cache_size>0</uncompressed_cache_size>
+    <background_pool_size>4</background_pool_size>
+    <background_schedule_pool_size>8</background_schedule_pool_size>
+    <max_concurrent_queries>100</max_concurrent_queries>
+    <merge_tree>
+        <min_free_disk_bytes_to_perform_insert>{{.DiskReserve}}</min_free_disk_bytes_to_perform_insert>
+        <fsync_after_insert>{{.Sync}}</fsync_after_insert>
+        <fsync_part_directory>{{.Sync}}</fsync_part_directory>
+    </merge_tree>
+</clickhouse>
+`))
+
+// The in-process user "default" cannot have a password and comes from
+// 127.0.0.1 as any local client may: it opens the listeners and does nothing
+// else.
+//
+// The analyst reads. readonly=2 lets clients send their settings; the limits
+// keep one query, and all of the analyst's together, from starving the writer.
+// The row filter holds for every way to the table (view, merge, loop ...).
+var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
+    <profiles>
+        <default/>
+        <writer>
+            <async_insert>0</async_insert>
+        </writer>
+        <analyst>
+            <readonly>2</readonly>
+            <max_memory_usage>{{.AnalystMemory}}</max_memory_usage>
+            <max_memory_usage_for_user>{{.AnalystMemory}}</max_memory_usage_for_user>
+            <max_concurrent_queries_for_user>16</max_concurrent_queries_for_user>
+            <max_execution_time>300</max_execution_time>
+            <max_threads>2</max_threads>
+            <constraints>
+                <max_memory_usage><max>{{.AnalystMemory}}</max></max_memory_usage>
+                <max_memory_usage_for_user><const/></max_memory_usage_for_user>
+                <max_concurrent_queries_for_user><const/></max_concurrent_queries_for_user>
+                <max_execution_time><min>1</min><max>3600</max></max_execution_time>
+                <max_threads><min>1</min><max>16</max></max_threads>
+            </constraints>
+        </analyst>
+    </profiles>
+    <quotas><default/></quotas>
+    <users>
+        <default>
+            <password/>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+            <grants><query>GRANT SYSTEM LISTEN ON *.*</query></grants>
+        </default>
+        <{{.Writer}}>
+            <password_sha256_hex>{{.WriterHash}}</password_sha256_hex>
+            <networks><ip>::/0</ip></networks>
+            <profile>writer</profile>
+            <quota>default</quota>
+            <grants>
+                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}.*</query>
+                <query>GRANT SELECT ON system.*</query>
+                <query>GRANT KILL QUERY ON *.*</query>
+                <query>GRANT TABLE ENGINE ON *</query>
+                <query>GRANT CREATE TEMPORARY TABLE ON *.*</query>
+                <query>GRANT SYSTEM MERGES, SYSTEM SYNC REPLICA ON *.*</query>
+            </grants>
+        </{{.Writer}}>
+        <{{.Analyst}}>
+            <password_sha256_hex>{{.AnalystHash}}</password_sha256_hex>
+            <networks><ip>::/0</ip></networks>
+            <profile>analyst</profile>
+            <quota>default</quota>
+            <grants>
+                <query>GRANT SELECT ON {{.Database}}.*</query>
+                <query>GRANT SELECT ON system.tables</query>
+                <query>GRANT SELECT ON system.columns</query>
+                <query>GRANT SELECT ON system.databases</query>
+                <query>GRANT SELECT ON system.parts</query>
+                <query>GRANT SELECT ON system.functions</query>
+                <query>GRANT SELECT ON system.numbers</query>
+                <query>GRANT CREATE TEMPORARY TABLE ON *.*</query>
+            </grants>
+            <databases>
+                <{{.Database}}>
+                    <events><filter>kind != 'credential'</filter></events>
+                </{{.Database}}>
+            </databases>
+        </{{.Analyst}}>
+    </users>
+</clickhouse>
+`))
+
+// writeSettings writes the engine's two files of settings, with hashes only,
+// and returns the path of the first. They are written anew at every start.
+func (c *Config) writeSettings() (string, error) {
+	server, users := filepath.Join(c.Dir, "config.xml"), filepath.Join(c.Dir, "users.xml")
+	log, err := escaped(filepath.Join(c.Dir, "clickhouse.log"))
+	if err != nil {
+		return "", err
+	}
+	usersPath, err := escaped(users)
+	if err != nil {
+		return "", err
+	}
+	values := map[string]any{
+		"Log": log, "Users": usersPath, "DiskReserve": c.DiskReserve, "Sync": 0,
+		"Memory": c.Memory, "Cache": min(c.Memory/8, 256<<20), "AnalystMemory": c.Memory / 2,
+		"Writer": WriterUser, "WriterHash": sha256Hex(c.WriterPassword), "Database": c.Database,
+		"Analyst": AnalystUser, "AnalystHash": sha256Hex(c.AnalystPassword),
+	}
+	if c.Sync {
+		values["Sync"] = 1
+	}
+	for file, t := range map[string]*template.Template{server: serverSettings, users: userSettings} {
+		var b bytes.Buffer
+		if err := t.Execute(&b, values); err != nil {
+			return "", fmt.Errorf("render %s: %w", t.Name(), err)
+		}
+		if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+			return "", fmt.Errorf("write settings: %w", err)
+		}
+	}
+	return server, nil
+}
+
+// escaped is text as an element's content: a path may hold any character.
+func escaped(text string) (string, error) {
+	var b bytes.Buffer
+	err := xml.EscapeText(&b, []byte(text))
+	return b.String(), err
+}
+
+func sha256Hex(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
