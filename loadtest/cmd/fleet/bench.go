@@ -66,6 +66,7 @@ type line struct {
 	Bare                  float64  `json:"of_bare_async,omitempty"`
 	ServerCPU             float64  `json:"server_cpu_us"`
 	ClientCPU             float64  `json:"client_cpu_us"`
+	CPU                   float64  `json:"cpu_of_nats_mqtt,omitempty"` // server and client together
 	Syncs                 *float64 `json:"fsyncs_per_1000,omitempty"`
 	AcknowledgedNotStored float64  `json:"acknowledged_not_stored"`
 }
@@ -270,7 +271,8 @@ func lines(s shape, runs map[string][]measure) []line {
 		return peers.Median(all)
 	}
 	rate := func(m measure) float64 { return m.rate }
-	nats, bare := median("nats", rate), median("bare", rate)
+	cpu := func(m measure) float64 { return m.server + m.client }
+	nats, bare, natsCPU := median("nats", rate), median("bare", rate), median("nats", cpu)
 	var all []line
 	for _, target := range targets {
 		if len(runs[target]) == 0 {
@@ -286,8 +288,9 @@ func lines(s shape, runs map[string][]measure) []line {
 		for _, m := range runs[target] {
 			l.AcknowledgedNotStored += m.missing
 		}
-		if nats > 0 {
+		if nats > 0 && natsCPU > 0 {
 			l.NATS = l.Rate / nats
+			l.CPU = median(target, cpu) / natsCPU
 		}
 		if bare > 0 {
 			l.Bare = l.Rate / bare
@@ -317,14 +320,14 @@ func (r benchReport) print(w io.Writer) error {
 	for _, l := range r.Accept {
 		if l.Shape != heading {
 			heading = l.Shape
-			fmt.Fprintf(tab, "\nMQTT QoS 1, %s\tmsg/s\t(lowest\thighest)\tof nats-server's MQTT\tof bare async\tserver us/msg\tclient us/msg\tfsyncs/1,000\tacknowledged, not stored\t\n", heading)
+			fmt.Fprintf(tab, "\nMQTT QoS 1, %s\tmsg/s\t(lowest\thighest)\tof nats-server's MQTT\tof bare async\tserver us/msg\tclient us/msg\tCPU of nats-server's MQTT\tfsyncs/1,000\tacknowledged, not stored\t\n", heading)
 		}
 		syncs := "-"
 		if l.Syncs != nil {
 			syncs = fmt.Sprintf("%.2f", *l.Syncs)
 		}
-		fmt.Fprintf(tab, "%s\t%.0f\t%.0f\t%.0f\t%s\t%s\t%.1f\t%.1f\t%s\t%.0f\t\n", l.Target, l.Rate, l.Lowest, l.Highest,
-			ratio(l.NATS), ratio(l.Bare), l.ServerCPU, l.ClientCPU, syncs, l.AcknowledgedNotStored)
+		fmt.Fprintf(tab, "%s\t%.0f\t%.0f\t%.0f\t%s\t%s\t%.1f\t%.1f\t%s\t%s\t%.0f\t\n", l.Target, l.Rate, l.Lowest, l.Highest,
+			ratio(l.NATS), ratio(l.Bare), l.ServerCPU, l.ClientCPU, ratio(l.CPU), syncs, l.AcknowledgedNotStored)
 	}
 	if c := r.Columnar; c != nil {
 		fmt.Fprintf(tab, "\nClickHouse, %d messages, tables events and position\tmsg/s\t(lowest\thighest)\tof bare insert\t\n", c.Messages)
