@@ -23,9 +23,22 @@ type Process struct {
 	log    *os.File
 }
 
-// Start runs tacho serve on free ports with a data folder and waits until it
-// is ready. wrap, for example strace and its flags, goes in front of the command.
+// Start is Launch and Await.
 func Start(ctx context.Context, tacho, dir string, wrap []string, args ...string) (*Process, error) {
+	p, err := Launch(tacho, dir, wrap, args...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Await(ctx); err != nil {
+		p.Kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Launch runs tacho serve on free ports with a data folder. wrap, for example
+// strace and its flags, goes in front of the command.
+func Launch(tacho, dir string, wrap []string, args ...string) (*Process, error) {
 	fail := func(err error) (*Process, error) { return nil, fmt.Errorf("start node in %s: %w", dir, err) }
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fail(err)
@@ -43,23 +56,32 @@ func Start(ctx context.Context, tacho, dir string, wrap []string, args ...string
 		return fail(errors.Join(err, log.Close()))
 	}
 	go func() { p.exited <- p.cmd.Wait() }()
+	return p, nil
+}
+
+// Await waits until the node is ready. It tells the end of what the node said
+// if it never is.
+func (p *Process) Await(ctx context.Context) (err error) {
 	for {
-		if p.Node, err = fleet.Find(dir); err == nil {
-			if err = p.Node.AwaitReady(ctx); err == nil {
-				return p, nil
+		if p.Node, err = fleet.Find(p.Dir); err == nil {
+			short, cancel := context.WithTimeout(ctx, time.Second) // it may end meanwhile
+			err = p.Node.AwaitReady(short)
+			cancel()
+			if err == nil {
+				return nil
 			}
 		}
 		select {
-		case err := <-p.exited:
-			p.exited <- err
-			said, _ := os.ReadFile(log.Name())
-			return fail(fmt.Errorf("it ended: %v: %s", err, said[max(0, len(said)-2000):]))
+		case end := <-p.exited:
+			p.exited <- end
+			err = fmt.Errorf("it ended: %v", end)
 		case <-ctx.Done():
-			p.Kill()
-			said, _ := os.ReadFile(log.Name())
-			return fail(fmt.Errorf("%w: %s", ctx.Err(), said[max(0, len(said)-2000):]))
+			err = context.Cause(ctx)
 		case <-time.After(50 * time.Millisecond):
+			continue
 		}
+		said, _ := os.ReadFile(p.log.Name())
+		return fmt.Errorf("start node in %s: %w: %s", p.Dir, err, said[max(0, len(said)-2000):])
 	}
 }
 
@@ -85,17 +107,22 @@ func (p *Process) KillEngine() bool {
 	return false
 }
 
-// Stop asks the node to stop and waits.
+// Stop asks the node to stop and waits. A process that is left behind is an error.
 func (p *Process) Stop() error {
+	children := descendants(p.cmd.Process.Pid)
 	defer p.log.Close()
 	if err := syscall.Kill(p.Node.PID, syscall.SIGTERM); err != nil {
-		return err
+		return fmt.Errorf("stop node: %w", err)
 	}
 	select {
 	case err := <-p.exited:
+		for _, pid := range children {
+			if syscall.Kill(pid, 0) == nil {
+				err = errors.Join(err, fmt.Errorf("stop node: process %d is left", pid))
+			}
+		}
 		return err
 	case <-time.After(60 * time.Second):
-		p.exited <- nil
 		p.Kill()
 		return errors.New("stop node: it did not stop within a minute")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,61 +206,50 @@ func TestTheTraceShowsWhenItIsNotSynced(t *testing.T) {
 	}
 }
 
-// TestKilledTree plays a part of the demo and kills the whole tree with -9
-// again and again, and between whiles ClickHouse alone; then the judge.
-func TestKilledTree(t *testing.T) {
-	runs := 4
+// TestKilled kills a node again and again, whole and in part.
+func TestKilled(t *testing.T) {
+	c := Campaign{Tacho: program(t), Dir: filepath.Join(t.TempDir(), "data"), Fixes: someFixes(), Runs: 8, Seed: 7, Say: t.Logf}
 	if testing.Short() {
-		runs = 2
+		c.Runs = 3
 	}
-	const seed = 7
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	dir := filepath.Join(t.TempDir(), "data")
-	fixes := someFixes()
-	for run := range runs {
-		p := start(t, dir, nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		d := &fleet.Demo{Node: p.Node, Fixes: fixes, Speed: 6}
-		ended := make(chan error, 1)
-		go func() { ended <- d.Run(ctx) }()
-		time.Sleep(time.Duration(700+r.IntN(1500)) * time.Millisecond)
-		if run%2 == 1 {
-			if !p.KillEngine() {
-				t.Error("no ClickHouse to kill")
-			}
-			time.Sleep(time.Duration(r.IntN(800)) * time.Millisecond)
+	t.Logf("seed %d", c.Seed)
+	v, err := c.Run(t.Context())
+	if t.Log(v); err != nil || !v.Good() {
+		t.Fatal(err)
+	}
+	if v.Acknowledged != len(c.Fixes) {
+		t.Errorf("%d acknowledged of %d", v.Acknowledged, len(c.Fixes))
+	}
+}
+
+// TestLoad: what cars hear acknowledged over each protocol is in the log and
+// in ClickHouse, once.
+func TestLoad(t *testing.T) {
+	p := start(t, filepath.Join(t.TempDir(), "data"), nil)
+	var entries []ledger.Entry
+	for i, l := range []fleet.Load{{Protocol: "mqtt", QoS: 1}, {Protocol: "mqtt", QoS: 2}, {Protocol: "mqtt5", QoS: 1}, {Protocol: "mqtt5", QoS: 2}, {Protocol: "http"}, {Protocol: "nats"}} {
+		l.Node, l.Cars, l.Rate, l.Duration, l.Window, l.Seed, l.Patience = p.Node, 20, 500, 2*time.Second, 5, uint64(i), 30*time.Second
+		name := fmt.Sprintf("%s QoS %d", l.Protocol, l.QoS)
+		r, err := l.Run(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
-		p.Kill()
-		cancel()
-		<-ended
+		t.Logf("%s: %s", name, r)
+		if r.Offered < 800 || r.Acknowledged != r.Offered || r.Refused+r.Unanswered+r.Unsent+r.Disconnects != 0 {
+			t.Errorf("%s: not all acknowledged", name)
+		}
+		entries = append(entries, r.Entries...)
 	}
-	p := start(t, dir, nil)
-	d := &fleet.Demo{Node: p.Node, Fixes: fixes, Speed: 60}
-	if err := d.Run(t.Context()); err != nil {
-		t.Fatal(err)
+	silent := fleet.Load{Node: p.Node, Protocol: "mqtt", Cars: 5, Rate: 200, Duration: time.Second, Window: 5, Patience: 5 * time.Second}
+	if r, err := silent.Run(t.Context()); err != nil || r.Sent != r.Offered || r.Acknowledged+r.Unanswered != 0 {
+		t.Errorf("QoS 0: %v %v", r, err)
 	}
-	acknowledged, err := ledger.Read(fleet.LedgerPath(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(acknowledged) != len(fixes) {
-		t.Fatalf("%d acknowledged of %d", len(acknowledged), len(fixes))
-	}
-	v, err := p.Node.Verify(t.Context(), acknowledged, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if t.Log(v); !v.Good() {
-		t.Error("not as promised")
+	v, err := p.Node.Verify(t.Context(), entries, time.Minute)
+	if t.Log(v); err != nil || !v.Good() || v.Repeats != 0 {
+		t.Error("not as promised", err)
 	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)
-	}
-	for _, pid := range descendants(os.Getpid()) {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(b), program(t)) {
-			t.Errorf("process %d is left: %q", pid, b)
-		}
 	}
 }
 

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,10 +25,9 @@ type Demo struct {
 	Node  *Node
 	Fixes []Fix   // in the order of their times
 	Speed float64 // 60: a minute of the day each second
-	Notes io.Writer
+	Loop  bool    // a day that is over begins anew, and ends at that moment
 
-	connected, accepted atomic.Int64
-	refused             atomic.Int64
+	connected, accepted, total atomic.Int64
 }
 
 // LedgerPath is where a node's data folder keeps the demo's ledger.
@@ -36,28 +36,28 @@ func LedgerPath(dir string) string { return filepath.Join(dir, "fleet", "acknowl
 // progress is what the next start needs besides the ledger: the shift must
 // stay, as it is part of the messages' bytes.
 type progress struct {
-	Shift time.Duration `json:"shift_ns"` // from the recorded day to the day that ended when the demo first started
+	Shift time.Duration `json:"shift_ns"` // from the recorded day to the day that ended when the demo began
 }
 
-func (d *Demo) progress() (progress, error) {
-	var p progress
-	path := filepath.Join(d.Node.Dir, "fleet", "demo.json")
-	b, err := os.ReadFile(path)
-	if err == nil {
-		return p, json.Unmarshal(b, &p)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return p, err
-	}
+func (d *Demo) progressFile() string { return filepath.Join(d.Node.Dir, "fleet", "demo.json") }
+
+// begin starts a day that ends now.
+func (d *Demo) begin() (p progress, err error) {
 	end := d.Fixes[len(d.Fixes)-1].Time
 	p.Shift = time.Since(end).Round(time.Millisecond)
-	if b, err = json.Marshal(p); err != nil {
+	return p, writeJSON(d.progressFile(), p)
+}
+
+// resume finds the day that the last start left, or begins one.
+func (d *Demo) resume() (p progress, err error) {
+	b, err := os.ReadFile(d.progressFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.begin()
+	}
+	if err != nil {
 		return p, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return p, err
-	}
-	return p, os.WriteFile(path, b, 0o600)
+	return p, json.Unmarshal(b, &p)
 }
 
 // A message is a fix on its way.
@@ -69,7 +69,10 @@ type message struct {
 
 // Run plays until the day is over or ctx ends.
 func (d *Demo) Run(ctx context.Context) error {
-	p, err := d.progress()
+	if len(d.Fixes) == 0 || !(d.Speed > 0) {
+		return fmt.Errorf("demo: %d fixes at speed %v", len(d.Fixes), d.Speed)
+	}
+	p, err := d.resume()
 	if err != nil {
 		return fmt.Errorf("demo: progress: %w", err)
 	}
@@ -78,18 +81,41 @@ func (d *Demo) Run(ctx context.Context) error {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer acked.Close()
-	devices := Devices(d.Fixes)
-	tokens, err := d.Node.Tokens(ctx, devices)
+	tokens, err := d.Node.Tokens(ctx, Devices(d.Fixes))
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	for {
+		left := d.left(p, acked)
+		if len(left) > 0 {
+			if err := d.play(ctx, left, tokens, acked); err != nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		if err := acked.Sync(); err != nil {
+			return fmt.Errorf("demo: ledger: %w", err)
+		}
+		if !d.Loop {
+			return nil
+		}
+		if p, err = d.begin(); err != nil {
+			return fmt.Errorf("demo: progress: %w", err)
+		}
+	}
+}
+
+// left are the day's messages that are not acknowledged yet, by device. The
+// first of them is due at once.
+func (d *Demo) left(p progress, acked *ledger.File) map[string][]message {
 	perDevice := map[string][]message{}
-	var start time.Time // of the day's part that is left
+	var start time.Time
+	done := int64(0)
 	for i := range d.Fixes {
 		f := &d.Fixes[i]
 		payload := f.Payload(p.Shift)
 		entry := ledger.Entry{Device: f.Device, Type: "position", ID: events.DeriveID(f.Device, "position", payload)}
 		if acked.Has(entry) {
+			done++
 			continue
 		}
 		if start.IsZero() {
@@ -98,14 +124,16 @@ func (d *Demo) Run(ctx context.Context) error {
 		due := time.Duration(float64(f.Time.Sub(start)) / d.Speed)
 		perDevice[f.Device] = append(perDevice[f.Device], message{due, payload, entry})
 	}
-	d.accepted.Store(int64(acked.Len()))
+	d.accepted.Store(done)
+	d.total.Store(int64(len(d.Fixes)))
+	return perDevice
+}
+
+func (d *Demo) play(ctx context.Context, perDevice map[string][]message, tokens map[string]string, acked *ledger.File) error {
 	began := time.Now()
 	var wg sync.WaitGroup
-	errs := make(chan error, len(devices))
-	for i, device := range devices {
-		if len(perDevice[device]) == 0 {
-			continue
-		}
+	errs := make(chan error, len(perDevice))
+	for i, device := range slices.Sorted(maps.Keys(perDevice)) {
 		wg.Go(func() {
 			err := d.drive(ctx, device, tokens[device], i%2 == 1, began, perDevice[device], acked)
 			if err != nil && ctx.Err() == nil {
@@ -145,8 +173,11 @@ func (d *Demo) drive(ctx context.Context, device, token string, five bool, began
 			if ctx.Err() != nil {
 				return nil
 			}
-			d.refused.Add(1) // kept, and sent again: it is the same event
-			time.Sleep(200 * time.Millisecond)
+			// Kept, and sent again: it is the same event.
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-ctx.Done():
+			}
 		}
 		if err := acked.Add(m.entry); err != nil {
 			return err
@@ -158,5 +189,5 @@ func (d *Demo) drive(ctx context.Context, device, token string, five bool, began
 
 // Counts tells the vehicles connected and the messages acknowledged, of how many.
 func (d *Demo) Counts() (connected, accepted, total int64) {
-	return d.connected.Load(), d.accepted.Load(), int64(len(d.Fixes))
+	return d.connected.Load(), d.accepted.Load(), d.total.Load()
 }

@@ -3,34 +3,24 @@ package fleet
 import (
 	"bytes"
 	"encoding/json"
-	"math"
 	"testing"
 	"time"
 
 	"github.com/tachograph/tachograph/loadtest/testdata"
 )
 
-// TestRecordedDay holds the data to the facts that its README states.
+// TestRecordedDay holds the data to the facts that its README states, and the
+// check to noticing what is missing.
 func TestRecordedDay(t *testing.T) {
 	fixes, err := ReadDrives(bytes.NewReader(testdata.CapMetro))
 	if err != nil {
 		t.Fatal(err)
 	}
-	perDevice, sum, fastest := map[string]int{}, 0.0, 0.0
-	for _, f := range fixes {
-		perDevice[f.Device]++
-		sum += f.Speed
-		fastest = max(fastest, f.Speed)
+	if err := FactsOf(fixes).Check(); err != nil {
+		t.Fatal(err)
 	}
-	if len(fixes) != 49081 || len(perDevice) != 163 || len(Devices(fixes)) != 163 || perDevice["bus-5002"] != 652 {
-		t.Fatalf("%d rows, %d vehicles, %d of vehicle 5002", len(fixes), len(perDevice), perDevice["bus-5002"])
-	}
-	if math.Abs(sum-282382.2038) > 0.001 || fastest != 53.6448 {
-		t.Fatalf("sum of speeds %v, maximum %v", sum, fastest)
-	}
-	first, last := fixes[0].Time.Format(time.RFC3339), fixes[len(fixes)-1].Time.Format(time.RFC3339)
-	if first != "2016-02-07T00:00:28-06:00" || last != "2016-02-07T17:41:20-06:00" {
-		t.Fatalf("from %s to %s", first, last)
+	if err := FactsOf(fixes[1:]).Check(); err == nil {
+		t.Fatal("a missing row is not noticed")
 	}
 }
 

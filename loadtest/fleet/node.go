@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -35,9 +36,33 @@ type Node struct {
 	PID                    int    `json:"pid"`
 }
 
-// Find reads a node's addresses. Targets that are not on this machine are
+// Find reads a node's addresses. Those that are not on this machine are
 // refused: a load belongs on a machine of one's own.
 func Find(dir string) (*Node, error) {
+	n, err := FindAnywhere(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range []string{n.MQTT, n.HTTP, n.NATS, n.ClickHouseHTTP} {
+		if addr == "" {
+			continue // that process does not run it
+		}
+		if !strings.Contains(addr, "://") {
+			addr = "tcp://" + addr
+		}
+		u, err := url.Parse(addr)
+		if err != nil {
+			return nil, fmt.Errorf("find node: %w", err)
+		}
+		if ip := net.ParseIP(u.Hostname()); ip == nil || !ip.IsLoopback() {
+			return nil, fmt.Errorf("find node: %q is not on loopback", addr)
+		}
+	}
+	return n, nil
+}
+
+// FindAnywhere is Find for a node that may be on another machine.
+func FindAnywhere(dir string) (*Node, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "addresses.json"))
 	if err != nil {
 		return nil, fmt.Errorf("find node (is one running with --data %s?): %w", dir, err)
@@ -45,15 +70,6 @@ func Find(dir string) (*Node, error) {
 	n := &Node{Dir: dir}
 	if err := json.Unmarshal(b, n); err != nil {
 		return nil, fmt.Errorf("find node: addresses.json: %w", err)
-	}
-	for _, addr := range []string{n.MQTT, n.HTTP, n.ClickHouseHTTP} {
-		host, _, err := net.SplitHostPort(addr)
-		if addr == "" {
-			continue
-		}
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-			return nil, fmt.Errorf("find node: %q is not on loopback", addr)
-		}
 	}
 	return n, nil
 }
@@ -63,7 +79,8 @@ func secretOf(file string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-var client = &http.Client{Timeout: 2 * time.Minute}
+// client is for questions whose answer may be all that a node has.
+var client = &http.Client{Timeout: 10 * time.Minute}
 
 // call asks the API as the administrator and decodes a JSON answer into out.
 func (n *Node) call(ctx context.Context, method, path string, in, out any) (status int, err error) {
@@ -132,44 +149,61 @@ func (n *Node) Register(ctx context.Context, device string) (token string, err e
 	return answer.Token, err
 }
 
-// Query asks ClickHouse as the analyst and returns its answer as text.
+// Query asks ClickHouse as the analyst and returns its short answer as text.
 func (n *Node) Query(ctx context.Context, sql string) (string, error) {
-	password, err := secretOf(n.ClickHousePasswordFile)
+	body, err := n.ask(ctx, sql)
 	if err != nil {
 		return "", err
 	}
+	defer body.Close()
+	b, err := io.ReadAll(body)
+	return strings.TrimSuffix(string(b), "\n"), err
+}
+
+// ask asks ClickHouse as the analyst.
+func (n *Node) ask(ctx context.Context, sql string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+n.ClickHouseHTTP+"/", strings.NewReader(sql))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	req.Header.Set("X-ClickHouse-User", n.ClickHouseUser)
-	req.Header.Set("X-ClickHouse-Key", password)
+	if n.ClickHouseUser != "" { // an existing ClickHouse has users of its own
+		password, err := secretOf(n.ClickHousePasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("X-ClickHouse-User", n.ClickHouseUser)
+		req.Header.Set("X-ClickHouse-Key", password)
+	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("query ClickHouse: %s", bytes.TrimSpace(b))
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, fmt.Errorf("query ClickHouse: %s", bytes.TrimSpace(b))
 	}
-	return strings.TrimSuffix(string(b), "\n"), nil
+	return resp.Body, nil
 }
 
 // Tokens registers devices and keeps their tokens, mode 0600, so that the next
-// start finds them.
-func (n *Node) Tokens(ctx context.Context, devices []string) (map[string]string, error) {
+// start finds them. What it got before an error is kept as well.
+func (n *Node) Tokens(ctx context.Context, devices []string) (_ map[string]string, err error) {
 	file := filepath.Join(n.Dir, "fleet", "tokens.json")
 	tokens := map[string]string{}
 	if b, err := os.ReadFile(file); err == nil {
 		if err := json.Unmarshal(b, &tokens); err != nil {
 			return nil, fmt.Errorf("tokens: %s: %w", file, err)
 		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("tokens: %w", err)
 	}
-	missing := 0
+	known := len(tokens)
+	defer func() {
+		if len(tokens) > known {
+			err = errors.Join(err, writeJSON(file, tokens))
+		}
+	}()
 	for _, device := range devices {
 		if tokens[device] != "" {
 			continue
@@ -179,17 +213,21 @@ func (n *Node) Tokens(ctx context.Context, devices []string) (map[string]string,
 			return nil, fmt.Errorf("register %s: %w", device, err)
 		}
 		tokens[device] = token
-		missing++
 	}
-	if missing == 0 {
-		return tokens, nil
-	}
-	b, err := json.MarshalIndent(tokens, "", "  ")
+	return tokens, nil
+}
+
+// writeJSON replaces a file that only its owner may read.
+func writeJSON(file string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return nil, err
+		return err
 	}
-	return tokens, os.WriteFile(file, b, 0o600)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }

@@ -79,6 +79,25 @@ func read(path string) (entries []Entry, whole int64, err error) {
 	return entries, whole, in.Err()
 }
 
+// Append adds entries to a file.
+func Append(path string, entries []Entry) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("append to ledger: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("append to ledger: %w", err)
+	}
+	out := bufio.NewWriter(f)
+	for _, e := range entries {
+		_, err = out.WriteString(e.Device + "\t" + e.Type + "\t" + e.ID + "\n") // the writer keeps its error
+	}
+	if err = errors.Join(err, out.Flush(), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("append to ledger: %w", err)
+	}
+	return nil
+}
+
 // Add records an acknowledgement. It is with the operating system when Add
 // returns, so the death of this process does not lose it.
 func (l *File) Add(e Entry) error {
@@ -108,6 +127,9 @@ func (l *File) Len() int {
 	defer l.mu.Unlock()
 	return len(l.seen)
 }
+
+// Sync puts what was added on the disk.
+func (l *File) Sync() error { return l.f.Sync() }
 
 // Close syncs and closes the file.
 func (l *File) Close() error {

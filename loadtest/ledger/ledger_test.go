@@ -45,27 +45,3 @@ func TestFileSurvivesATornLine(t *testing.T) {
 		t.Fatal(entries, err)
 	}
 }
-
-func TestJudge(t *testing.T) {
-	a, b := Entry{"car-1", "position", "AAA"}, Entry{"car-2", "position", "BBB"}
-	acked := []Entry{a, b}
-	both := Counts{a: 1, b: 1}
-	for name, c := range map[string]struct {
-		v    Verdict
-		good bool
-	}{
-		"as promised":                {Judge(acked, both, both, both, 0), true},
-		"sent again, recognised":     {Judge(acked, Counts{a: 2, b: 1}, Counts{a: 2, b: 1}, both, 0), true},
-		"more than was acknowledged": {Judge(acked[:1], both, both, both, 0), true},
-		"lost from the log":          {Judge(acked, Counts{a: 1}, both, both, 0), false},
-		"lost from events":           {Judge(acked, both, Counts{a: 1}, both, 0), false},
-		"lost from the table":        {Judge(acked, both, both, Counts{a: 1}, 0), false},
-		"doubled in the table":       {Judge(acked, both, both, Counts{a: 2, b: 1}, 0), false},
-		"doubled in events":          {Judge(acked, both, Counts{a: 2, b: 1}, both, 0), false},
-		"altered":                    {Judge(acked, both, both, both, 1), false},
-	} {
-		if c.v.Good() != c.good {
-			t.Errorf("%s: %s", name, c.v)
-		}
-	}
-}

@@ -10,36 +10,37 @@ import (
 )
 
 type demoCommand struct {
-	Data  string  `help:"Data folder of the node." default:"data" type:"path"`
+	target
+	pace
+}
+
+// A pace is how the demo plays.
+type pace struct {
 	Speed float64 `help:"How many times faster than the recorded day." default:"60"`
+	Loop  bool    `help:"Begin the day anew when it is over."`
 }
 
 func (c *demoCommand) Run(ctx context.Context) error {
-	n, err := fleet.Find(c.Data)
+	n, err := c.find(ctx)
 	if err != nil {
 		return err
 	}
-	if err := n.AwaitReady(ctx); err != nil {
-		return err
-	}
-	return play(ctx, n, c.Speed)
+	return c.play(ctx, n)
 }
 
 // play runs the demo under its status line.
-func play(ctx context.Context, n *fleet.Node, speed float64) error {
-	if speed <= 0 {
-		return fmt.Errorf("demo: speed %v is not above 0", speed)
+func (p pace) play(ctx context.Context, n *fleet.Node) error {
+	if !(p.Speed > 0) {
+		return fmt.Errorf("demo: speed %v is not above 0", p.Speed)
 	}
 	fixes, err := fleet.ReadDrives(bytes.NewReader(testdata.CapMetro))
 	if err != nil {
 		return err
 	}
-	// Before the status line, which shows a token: whoever registers a device
-	// that exists gives it a new one.
-	if _, err := n.Tokens(ctx, fleet.Devices(fixes)); err != nil {
+	if _, err := n.Tokens(ctx, fleet.Devices(fixes)); err != nil { // the lines to paste need one
 		return err
 	}
-	d := &fleet.Demo{Node: n, Fixes: fixes, Speed: speed}
+	d := &fleet.Demo{Node: n, Fixes: fixes, Speed: p.Speed, Loop: p.Loop}
 	status := newStatus(n, d)
 	ended := make(chan struct{})
 	shown, stop := context.WithCancel(ctx)

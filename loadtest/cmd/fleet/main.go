@@ -14,11 +14,13 @@ import (
 )
 
 type commands struct {
-	Run    runCommand    `cmd:"" help:"Start a node, play the demo fleet, stop all in order on Ctrl-C."`
-	Demo   demoCommand   `cmd:"" help:"Play the recorded drives against a running node."`
-	Verify verifyCommand `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
-	Bench  benchCommand  `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
-	Load   loadCommand   `cmd:"" help:"Send messages when they are due, measure latencies, keep what was acknowledged."`
+	Run       runCommand       `cmd:"" help:"Start a node, play the demo fleet, stop all in order on Ctrl-C."`
+	Demo      demoCommand      `cmd:"" help:"Play the recorded drives against a running node."`
+	Load      loadCommand      `cmd:"" help:"Simulated cars at a rate that does not wait for answers: losses, then latencies."`
+	Verify    verifyCommand    `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
+	Fault     faultCommand     `cmd:"" help:"Kill a node with -9 again and again, then judge."`
+	Bench     benchCommand     `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
+	CheckData checkDataCommand `cmd:"" help:"Hold the recorded drives to their known facts."`
 }
 
 func main() {

@@ -17,11 +17,11 @@ import (
 )
 
 type runCommand struct {
-	Tacho string   `help:"The tacho program." default:"bin/tacho" type:"path"`
-	Data  string   `help:"Data folder." default:"data" type:"path"`
-	Speed float64  `help:"How many times faster than the recorded day." default:"60"`
-	Demo  bool     `help:"Play the demo fleet." default:"true" negatable:""`
-	Args  []string `arg:"" optional:"" passthrough:"" help:"More flags of tacho serve."`
+	Tacho string `help:"The tacho program." default:"bin/tacho" type:"path"`
+	Data  string `help:"Data folder." default:"data" type:"path"`
+	pace
+	Demo bool     `help:"Play the demo fleet." default:"true" negatable:""`
+	Args []string `arg:"" optional:"" passthrough:"" help:"More flags of tacho serve."`
 }
 
 func (c *runCommand) Run(ctx context.Context) error {
@@ -56,7 +56,7 @@ func (c *runCommand) Run(ctx context.Context) error {
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", c.Tacho, err)
 	}
-	err = c.play(ctx, voice, exited)
+	err = c.demo(ctx, voice, node.Process.Pid, exited)
 	if err != nil && ctx.Err() != nil {
 		err = nil // being stopped is how this ends
 	}
@@ -76,7 +76,8 @@ func (c *runCommand) Run(ctx context.Context) error {
 	}
 }
 
-func (c *runCommand) play(ctx context.Context, v *voice, exited chan error) error {
+// demo plays until ctx or the node ends.
+func (c *runCommand) demo(ctx context.Context, v *voice, pid int, exited chan error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // a node that ends, ends the demo
@@ -87,13 +88,13 @@ func (c *runCommand) play(ctx context.Context, v *voice, exited chan error) erro
 		case <-ctx.Done():
 		}
 	}()
-	n, err := c.await(ctx)
+	n, err := c.await(ctx, pid)
 	if err != nil {
 		return err
 	}
 	v.quiet()
 	if c.Demo {
-		if err := play(ctx, n, c.Speed); err != nil {
+		if err := c.pace.play(ctx, n); err != nil {
 			return err
 		}
 		if ctx.Err() == nil {
@@ -106,11 +107,12 @@ func (c *runCommand) play(ctx context.Context, v *voice, exited chan error) erro
 	return nil
 }
 
-// await finds the node once it has written its addresses and is ready.
-func (c *runCommand) await(ctx context.Context) (*fleet.Node, error) {
+// await finds the node once it has written its addresses and is ready. Those of
+// a killed predecessor bear another process id.
+func (c *runCommand) await(ctx context.Context, pid int) (*fleet.Node, error) {
 	for {
 		n, err := fleet.Find(c.Data)
-		if err == nil && n.PID > 0 && syscall.Kill(n.PID, 0) == nil {
+		if err == nil && n.PID == pid {
 			return n, n.AwaitReady(ctx)
 		}
 		select {

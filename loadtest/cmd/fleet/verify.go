@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/tachograph/tachograph/loadtest/fleet"
@@ -11,13 +13,14 @@ import (
 )
 
 type verifyCommand struct {
-	Data     string        `help:"Data folder of the node." default:"data" type:"path"`
-	Ledger   string        `help:"File of what was acknowledged; the demo's by default." type:"path"`
+	target
+	Ledger   string        `help:"File of what was acknowledged; the demo's by default." type:"path" placeholder:"FILE"`
 	Patience time.Duration `help:"How long ClickHouse may take to catch up." default:"1m"`
+	JSON     bool          `name:"json" help:"Print JSON."`
 }
 
 func (c *verifyCommand) Run(ctx context.Context) error {
-	n, err := fleet.Find(c.Data)
+	n, err := c.find(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,12 +38,12 @@ func (c *verifyCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(v)
-	for i, e := range append(v.Lost, v.Doubled...) {
-		if i == 10 {
-			break
+	if c.JSON {
+		if err := json.NewEncoder(os.Stdout).Encode(v); err != nil {
+			return err
 		}
-		fmt.Println("  ", e)
+	} else {
+		fmt.Println(v)
 	}
 	if !v.Good() {
 		return errors.New("verify: not as promised")
