@@ -33,7 +33,7 @@ race: ## the short tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@set -e; git grep -l '^func Fuzz' -- '*_test.go' | while read -r f; do \
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$f"); do \
-	    go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; done; done
+	    go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "./$$(dirname "$$f")"; done; done
 
 bench: build ## ratios against bare JetStream, nats-server's MQTT and bare ClickHouse, in one run (COUNT=5 medians)
 	bin/fleet bench --tacho bin/tacho --count $(COUNT)

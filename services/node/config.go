@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -39,11 +40,11 @@ type Config struct {
 
 	Durability string `help:"What an acknowledged message survives: disk (power failure), os (a killed process), fast (a clean stop)." enum:"disk,os,fast" default:"disk"`
 	Partitions int    `help:"Partitions of the telemetry log. Fixed when the log is created." default:"1" placeholder:"N"`
-	LogBytes   int64  `name:"log-bytes" help:"Most bytes of one stream; a full one refuses. 0: what --log-reserve leaves." default:"0" placeholder:"BYTES"`
-	LogReserve int64  `name:"log-reserve" help:"Bytes of the disk that the log leaves free." default:"1073741824" placeholder:"BYTES"`
+	LogBytes   int64  `name:"log-bytes" help:"Most bytes of one stream; a full one refuses. 0: no limit but --log-reserve." default:"0" placeholder:"BYTES"`
+	LogReserve int64  `name:"log-reserve" help:"Bytes of the disk that are left free: with less, messages are refused until there is room." default:"1073741824" placeholder:"BYTES"`
 
 	BatchAge         time.Duration `name:"batch-age" help:"How old a message may be before it is inserted into ClickHouse, while ClickHouse keeps up." default:"400ms" placeholder:"TIME"`
-	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes." default:"4294967296" placeholder:"BYTES"`
+	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes. 0: half of the machine's, 4 GiB at most." default:"0" placeholder:"BYTES"`
 
 	MaxConnections int `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
 	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
@@ -51,6 +52,8 @@ type Config struct {
 	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
 	TLSKey  string `name:"tls-key" help:"Its key, PEM." type:"path" placeholder:"FILE"`
 }
+
+var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // Has tells whether the process runs a role.
 func (c Config) Has(role string) bool { return slices.Contains(c.Role, role) }
@@ -97,6 +100,9 @@ func (c Config) Validate() error {
 	}
 	checkURL("nats", c.NATS, "nats", "tls")
 	checkURL("clickhouse", c.ClickHouse, "http", "https")
+	if !databaseName.MatchString(c.Database) {
+		bad("database", "%q: letters, digits and _ are possible", c.Database)
+	}
 	if _, err := jetlog.ParseDurability(c.Durability); err != nil {
 		bad("durability", "%v", err)
 	}
@@ -120,8 +126,8 @@ func (c Config) Validate() error {
 	if c.BatchAge < 10*time.Millisecond || c.BatchAge > time.Minute {
 		bad("batch-age", "%s; 10ms to 1m are possible", c.BatchAge)
 	}
-	if c.ClickHouseMemory < 1<<30 && c.ClickHouse == "" {
-		bad("clickhouse-memory", "%d; at least 1 GiB", c.ClickHouseMemory)
+	if c.ClickHouseMemory != 0 && c.ClickHouseMemory < 1<<30 {
+		bad("clickhouse-memory", "%d; 0, or at least 1 GiB", c.ClickHouseMemory)
 	}
 	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
 		bad("max-payload", "%d; 1 KiB to 8 MiB are possible", c.MaxPayload)

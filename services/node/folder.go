@@ -48,15 +48,19 @@ func lockFolder(dir string) (*os.File, error) {
 func secret(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		var random [24]byte
-		_, _ = rand.Read(random[:]) // never fails, see crypto/rand
-		b = []byte(base64.RawURLEncoding.EncodeToString(random[:]) + "\n")
+		b = []byte(newSecret() + "\n")
 		err = os.WriteFile(path, b, 0o600)
 	}
 	if err != nil {
 		return "", fmt.Errorf("password file: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+func newSecret() string {
+	var random [24]byte
+	_, _ = rand.Read(random[:]) // never fails, see crypto/rand
+	return base64.RawURLEncoding.EncodeToString(random[:])
 }
 
 // Addresses says where a node listens and where its secrets are. It is written

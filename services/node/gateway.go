@@ -22,7 +22,7 @@ func (n *Node) startGateway(context.Context) error {
 		return nil
 	}
 	n.gateway = gateway.New(gateway.Config{
-		Log: n.log, Catalog: n.catalog, Auth: n.auth, Logger: n.logger, Metrics: n.metrics,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Logger: n.logger, Metrics: n.metrics,
 		Limits: gateway.Limits{MaxPayload: n.cfg.MaxPayload, MaxConnections: n.cfg.MaxConnections},
 	})
 	l, err := n.listen("mqtt-port", n.cfg.MQTTPort)

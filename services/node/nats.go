@@ -8,7 +8,6 @@ import (
 	"net"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -52,11 +51,7 @@ const (
 )
 
 func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedded, error) {
-	internal, err := randomPassword()
-	if err != nil {
-		return nil, err
-	}
-	e := &embedded{storeDir: c.file("nats"), users: &natsUsers{internal: internal, listener: listenerPassword}}
+	e := &embedded{storeDir: c.file("nats"), users: &natsUsers{internal: newSecret(), listener: listenerPassword}}
 	opts := &server.Options{}
 	if err := opts.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("configure NATS: %w", err)
@@ -81,9 +76,8 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 	opts.MaxPayload = int32(c.MaxPayload + 64<<10)
 	opts.WriteDeadline = 10 * time.Second
 	opts.CustomClientAuthentication = e.users
-	// The log refuses before the disk is full: a full disk would stop the
-	// server, and with it everything that could make room.
-	if opts.JetStreamMaxStore, err = storeLimit(c); err != nil {
+	// What may be stored is the disk guard's to judge, as the disk is now.
+	if opts.JetStreamMaxStore, err = diskSize(c.Data); err != nil {
 		return nil, err
 	}
 	opts.StreamMaxBufferedMsgs, opts.StreamMaxBufferedSize = 1_000_000, 512<<20
@@ -103,21 +97,6 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 		return nil, errors.New("start NATS: not ready after 30 s; see the log above")
 	}
 	return e, nil
-}
-
-// storeLimit is how much JetStream may take: what is free now and what it has
-// already, without the reserve.
-func storeLimit(c Config) (int64, error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(c.Data, &fs); err != nil {
-		return 0, fmt.Errorf("look at the disk of %s: %w", c.Data, err)
-	}
-	limit := int64(fs.Bavail)*fs.Bsize - c.LogReserve + folderSize(c.file("nats"))
-	if limit < 64<<20 {
-		return 0, fmt.Errorf("disk of %s: %d MiB are free, and --log-reserve keeps %d MiB of them: free some space or lower the reserve",
-			c.Data, int64(fs.Bavail)*fs.Bsize>>20, c.LogReserve>>20)
-	}
-	return limit, nil
 }
 
 func (e *embedded) connect(user string, opts ...nats.Option) (*nats.Conn, error) {

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +39,7 @@ type Node struct {
 	addrs  Addresses
 
 	log         *jetlog.Log
+	appends     events.Log // the log as others see it: it refuses when the disk is nearly full
 	catalog     *catalog.Catalog
 	auth        *auth.Directory
 	gateway     *gateway.Gateway
@@ -47,8 +50,10 @@ type Node struct {
 	embedded    *embedded     // nil: an existing cluster
 	engineReady chan struct{} // closed once the embedded ClickHouse answers; nil for an existing one
 	natsConn    *nats.Conn    // to the account of the log
+	disk        *diskGuard
 
 	mu      sync.Mutex
+	engine  *engine.Engine    // nil until it has started
 	waiting map[string]string // what is not ready, and why
 	undo    []undo            // in the order of the starts; Stop goes backwards
 
@@ -74,9 +79,11 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 			err = errors.Join(err, n.Stop(stopping))
 		}
 	}()
-	raiseFileLimit()
+	if files := raiseFileLimit(); files > 0 && files < uint64(cfg.MaxConnections)+1024 && cfg.Has("gateway") {
+		logger.Warn("the limit of open files is below --max-connections; raise it with ulimit -n", "files", files, "connections", cfg.MaxConnections)
+	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -146,7 +153,16 @@ func (n *Node) Ready() (ok bool, why []string) {
 	for what, reason := range n.waiting {
 		why = append(why, what+": "+reason)
 	}
+	if n.engine != nil {
+		if err := n.engine.Down(); err != nil {
+			why = append(why, "ClickHouse: being started again: "+err.Error())
+		}
+	}
 	n.mu.Unlock()
+	if n.natsConn != nil && !n.natsConn.IsConnected() {
+		why = append(why, "NATS: not connected")
+	}
+	slices.Sort(why)
 	for _, r := range n.runners {
 		if s := r.Status(); s.LastError != "" && !s.CaughtUp {
 			why = append(why, fmt.Sprintf("%s of partition %d: %s", s.Name, s.Partition, s.LastError))
@@ -164,7 +180,38 @@ func (n *Node) startFolder(context.Context) error {
 		return err
 	}
 	n.onStop("data folder", func(context.Context) error { return f.Close() })
+	// What a killed predecessor left would lead nowhere, or to somebody else.
+	if err := os.Remove(n.cfg.file(addressesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data folder: %w", err)
+	}
 	return nil
+}
+
+// startPorts says early, and of all at once, which ports are taken.
+func (n *Node) startPorts(context.Context) error {
+	if n.cfg.Ports == "auto" {
+		return nil
+	}
+	embeddedClickHouse := n.cfg.Has("project") && n.cfg.ClickHouse == ""
+	var errs []error
+	for _, p := range []struct {
+		used bool
+		flag string
+		port int
+	}{
+		{n.cfg.Has("gateway"), "mqtt-port", n.cfg.MQTTPort},
+		{true, "http-port", n.cfg.HTTPPort},
+		{n.cfg.NATS == "", "nats-port", n.cfg.NATSPort},
+		{embeddedClickHouse, "clickhouse-native-port", n.cfg.ClickHouseNativePort},
+		{embeddedClickHouse, "clickhouse-http-port", n.cfg.ClickHouseHTTPPort},
+	} {
+		if p.used {
+			if _, err := n.freePort(p.port, p.flag); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // startLog connects to NATS, its own or another, and opens the log.
@@ -194,6 +241,16 @@ func (n *Node) startLog(ctx context.Context) error {
 		return err
 	}
 	n.onStop("log", func(context.Context) error { return n.log.Close() })
+	n.appends = n.log
+	if n.embedded != nil {
+		n.disk = newDiskGuard(n.log, n.cfg.Data, n.cfg.LogReserve)
+		n.appends = n.disk
+		n.metrics.MustRegister(n.disk)
+		n.run("disk guard", func(ctx context.Context) error { return n.disk.watch(ctx, n.tellDisk) })
+	}
+	n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "tacho_log_syncs_total", Help: "Fsyncs of the log's block files that this process has made.",
+	}, func() float64 { return float64(n.log.Syncs()) }))
 	if d, known := n.log.Durability(); !known {
 		n.logger.Warn("whether the NATS server syncs before it acknowledges is its own setting (sync_interval: always) and cannot be seen from here", "durability", d.String())
 	}
@@ -207,6 +264,16 @@ func (n *Node) startLog(ctx context.Context) error {
 	}
 	n.natsConn = cfg.Publish
 	return nil
+}
+
+// tellDisk makes known that the log refuses, or takes in again.
+func (n *Node) tellDisk(why string) {
+	if why == "" {
+		n.logger.Info("the disk has room again; messages are taken in")
+	} else {
+		n.logger.Error("messages are refused", "reason", why)
+	}
+	n.setWaiting("disk", why)
 }
 
 func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err error) {
@@ -243,11 +310,11 @@ func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err e
 
 // startDirectory folds what gateway, projections and API share.
 func (n *Node) startDirectory(ctx context.Context) (err error) {
-	if n.catalog, err = catalog.Open(ctx, n.log, n.logger); err != nil {
+	if n.catalog, err = catalog.Open(ctx, n.appends, n.logger); err != nil {
 		return err
 	}
 	n.run("catalog", n.catalog.Run)
-	if n.auth, err = auth.Open(ctx, n.log, n.logger); err != nil {
+	if n.auth, err = auth.Open(ctx, n.appends, n.logger); err != nil {
 		return err
 	}
 	n.run("device directory", n.auth.Run)
@@ -275,6 +342,14 @@ func (n *Node) startEngine(context.Context) error {
 		n.addrs.ClickHouseHTTP = u.Host
 		return nil
 	}
+	cache, err := engine.CacheDir()
+	if err != nil {
+		return err
+	}
+	// What no waiting mends is told at once: the wrong machine, a wrong library.
+	if _, err := engine.Find(cache); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	writer, err := secret(n.cfg.file("clickhouse.writer.password"))
 	if err != nil {
 		return err
@@ -285,7 +360,7 @@ func (n *Node) startEngine(context.Context) error {
 	}
 	cfg := engine.Config{
 		Dir: n.cfg.file("clickhouse"), Host: n.cfg.Host, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
-		WriterPassword: writer, AnalystPassword: analyst, Logger: n.logger,
+		WriterPassword: writer, AnalystPassword: analyst, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
 	}
 	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
 		return err
@@ -300,29 +375,46 @@ func (n *Node) startEngine(context.Context) error {
 	n.server = columnar.Server{URL: "http://" + n.addrs.ClickHouseHTTP, User: engine.WriterUser, Password: writer, Database: n.cfg.Database}
 	n.engineReady = make(chan struct{})
 	n.setWaiting("ClickHouse", "starting")
-	n.run("ClickHouse", func(ctx context.Context) error { return n.runEngine(ctx, cfg) })
+	n.run("ClickHouse", func(ctx context.Context) error { return n.runEngine(ctx, cache, cfg) })
 	return nil
 }
 
 // runEngine keeps the embedded ClickHouse alive until ctx ends, then stops it.
-func (n *Node) runEngine(ctx context.Context, cfg engine.Config) error {
-	cache, err := engine.CacheDir()
+// A registry that cannot be reached, or a start that fails, is tried again.
+func (n *Node) runEngine(ctx context.Context, cache string, cfg engine.Config) error {
+	e, err := n.bringUpEngine(ctx, cache, cfg)
 	if err != nil {
 		return err
 	}
-	if cfg.Library, err = engine.Fetch(ctx, cache, os.Stderr); err != nil {
-		return err
-	}
-	e, err := engine.Start(ctx, cfg)
-	if err != nil {
-		return err
-	}
+	n.mu.Lock()
+	n.engine = e
+	n.mu.Unlock()
 	n.setWaiting("ClickHouse", "")
 	close(n.engineReady)
 	<-ctx.Done()
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
 	return e.Stop(stopping)
+}
+
+func (n *Node) bringUpEngine(ctx context.Context, cache string, cfg engine.Config) (*engine.Engine, error) {
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		var e *engine.Engine
+		var err error
+		if cfg.Library, err = engine.Fetch(ctx, cache, os.Stderr); err == nil {
+			e, err = engine.Start(ctx, cfg)
+		}
+		if err == nil || ctx.Err() != nil {
+			return e, err
+		}
+		n.logger.Error("ClickHouse is not there; the log keeps what is to come", "error", err, "again_in", pause)
+		n.setWaiting("ClickHouse", err.Error())
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // freePort says early when a port is taken; with --ports auto it finds one.
@@ -344,7 +436,7 @@ func (n *Node) startProjections(context.Context) error {
 			continue // what is there came from the writer itself
 		}
 		w, err := columnar.New(columnar.Config{
-			Log: n.log, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
+			Log: n.appends, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
 		})
 		if err != nil {
 			return err
@@ -353,7 +445,7 @@ func (n *Node) startProjections(context.Context) error {
 		if p == events.ControlPartition {
 			continue
 		}
-		l, err := latest.New(latest.Config{Log: n.log, Catalog: n.catalog, KV: n.views, Partition: p, Logger: n.logger})
+		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Logger: n.logger})
 		if err != nil {
 			return err
 		}
@@ -400,9 +492,6 @@ func (n *Node) listen(flag string, port int) (net.Listener, error) {
 }
 
 func (n *Node) startAPI(context.Context) error {
-	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {
-		return nil
-	}
 	admin, err := auth.AdminToken(n.cfg.Data)
 	if err != nil {
 		return err
@@ -412,27 +501,48 @@ func (n *Node) startAPI(context.Context) error {
 	if err != nil {
 		return err
 	}
-	var telemetry http.Handler = http.NotFoundHandler()
+	var telemetry http.Handler // nil: the API says that there is no gateway here
 	if n.gateway != nil {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.log, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
+	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {
+		handler = health(handler)
+	}
 	server := api.Server(handler, n.logger)
 	n.addrs.HTTP = l.Addr().String()
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.logger.Error("HTTP stopped", "error", err)
+			n.setWaiting("HTTP", err.Error())
+		}
+	}()
 	n.onStop("HTTP", func(ctx context.Context) error {
+		// Answers that stream would use up the time that the others need.
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
 		err := server.Shutdown(ctx)
-		if err != nil {
-			server.Close()
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = server.Close()
 		}
 		<-ended
 		return err
 	})
 	return nil
+}
+
+// health is what a process shows of itself that serves nobody.
+func health(h http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for _, path := range []string{"GET /healthz", "GET /readyz", "GET /metrics"} {
+		mux.Handle(path, h)
+	}
+	return mux
 }
 
 func (n *Node) startAddresses(context.Context) error {
