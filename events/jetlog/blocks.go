@@ -43,8 +43,10 @@ func openBlockFiles(cfg Config, stream string) (*blockFiles, error) {
 		}
 	}
 	// The way to the blocks must survive as well: the stream's own files and
-	// every directory up to the store, once.
-	for _, path := range []string{"../meta.inf", "../meta.sum", ".", "..", "../..", "../../..", "../../../.."} {
+	// every directory up to the one that holds the store's name, once.
+	for _, path := range []string{
+		"../meta.inf", "../meta.sum", ".", "..", "../..", "../../..", "../../../..", "../../../../..", "../../../../../..",
+	} {
 		if err := syncPath(filepath.Join(dir, path)); err != nil {
 			return nil, fmt.Errorf("sync %s: %w", stream, err)
 		}
