@@ -8,6 +8,7 @@ DATA     ?= data
 SPEED    ?= 60
 DEMO     ?= 1
 FUZZTIME ?= 10s
+FUZZ     ?= $(MODULES)
 COUNT    ?= 5
 
 .DEFAULT_GOAL := help
@@ -30,8 +31,8 @@ test: ## build and pass every test
 race: ## the short tests under the race detector
 	go test -race -short -timeout 20m $(PACKAGES)
 
-fuzz: ## every fuzz target for FUZZTIME (10s) each
-	@set -e; git grep -l '^func Fuzz' -- '*_test.go' | while read -r f; do \
+fuzz: ## every fuzz target below FUZZ (all) for FUZZTIME (10s) each
+	@set -e; git grep -l '^func Fuzz' -- $(foreach d,$(FUZZ),'$(d)/*_test.go') | while read -r f; do \
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$f"); do \
 	    go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "./$$(dirname "$$f")"; done; done
 
