@@ -24,8 +24,10 @@ type Config struct {
 	Data string   `help:"Folder for everything the node keeps." default:"data" type:"path" placeholder:"DIR"`
 	Role []string `help:"What this process runs: ${enum}." enum:"gateway,project,api" default:"gateway,project,api" placeholder:"ROLE"`
 
-	Host  string `help:"Address to listen on. Anything but loopback should have --tls-cert." default:"127.0.0.1" placeholder:"HOST"`
-	Ports string `help:"'fixed' for the ports below, 'auto' for free ones, which addresses.json names." enum:"fixed,auto" default:"fixed"`
+	Host           string `help:"Address of MQTT and HTTP. Anything but loopback should have --tls-cert." default:"127.0.0.1" placeholder:"HOST"`
+	NATSHost       string `name:"nats-host" help:"Address of the embedded NATS, which has no TLS." default:"127.0.0.1" placeholder:"HOST"`
+	ClickHouseHost string `name:"clickhouse-host" help:"Address of the embedded ClickHouse, which has no TLS." default:"127.0.0.1" placeholder:"HOST"`
+	Ports          string `help:"'fixed' for the ports below, 'auto' for free ones, which addresses.json names." enum:"fixed,auto" default:"fixed"`
 
 	MQTTPort             int `name:"mqtt-port" help:"MQTT 3.1.1 and 5." default:"1883" placeholder:"PORT"`
 	HTTPPort             int `name:"http-port" help:"HTTP API." default:"8080" placeholder:"PORT"`
@@ -70,8 +72,10 @@ func (c Config) Validate() error {
 	if len(c.Role) == 0 {
 		bad("role", "at least one is needed")
 	}
-	if net.ParseIP(c.Host) == nil && c.Host != "localhost" {
-		bad("host", "%q is not an IP address", c.Host)
+	for _, h := range []struct{ flag, host string }{{"host", c.Host}, {"nats-host", c.NATSHost}, {"clickhouse-host", c.ClickHouseHost}} {
+		if net.ParseIP(h.host) == nil && h.host != "localhost" {
+			bad(h.flag, "%q is not an IP address", h.host)
+		}
 	}
 	if c.Ports == "fixed" {
 		used := map[int]string{}
@@ -149,11 +153,11 @@ func (c Config) Validate() error {
 }
 
 // address is host:port to listen on; port 0 with --ports auto.
-func (c Config) address(port int) string {
+func (c Config) address(host string, port int) string {
 	if c.Ports == "auto" {
 		port = 0
 	}
-	return net.JoinHostPort(c.Host, strconv.Itoa(port))
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 func (c Config) file(name ...string) string {

@@ -56,7 +56,7 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 	if err := opts.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("configure NATS: %w", err)
 	}
-	host, port, err := net.SplitHostPort(c.address(c.NATSPort))
+	host, port, err := net.SplitHostPort(c.address(c.NATSHost, c.NATSPort))
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 	}
 	if opts.Port == 0 {
 		opts.Port = server.RANDOM_PORT
-	} else if l, err := net.Listen("tcp", c.address(c.NATSPort)); err != nil {
+	} else if l, err := net.Listen("tcp", c.address(c.NATSHost, c.NATSPort)); err != nil {
 		return nil, portTaken("nats-port", err)
 	} else {
 		l.Close()

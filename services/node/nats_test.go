@@ -25,7 +25,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	c := Config{Data: t.TempDir(), Host: "127.0.0.1", Ports: "auto", MaxPayload: 1 << 20}
+	c := Config{Data: t.TempDir(), NATSHost: "127.0.0.1", Ports: "auto", MaxPayload: 1 << 20}
 	e, err := startNATS(c, "listening", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -196,17 +196,18 @@ func (n *Node) startPorts(context.Context) error {
 	var errs []error
 	for _, p := range []struct {
 		used bool
+		host string
 		flag string
 		port int
 	}{
-		{n.cfg.Has("gateway"), "mqtt-port", n.cfg.MQTTPort},
-		{true, "http-port", n.cfg.HTTPPort},
-		{n.cfg.NATS == "", "nats-port", n.cfg.NATSPort},
-		{embeddedClickHouse, "clickhouse-native-port", n.cfg.ClickHouseNativePort},
-		{embeddedClickHouse, "clickhouse-http-port", n.cfg.ClickHouseHTTPPort},
+		{n.cfg.Has("gateway"), n.cfg.Host, "mqtt-port", n.cfg.MQTTPort},
+		{true, n.cfg.Host, "http-port", n.cfg.HTTPPort},
+		{n.cfg.NATS == "", n.cfg.NATSHost, "nats-port", n.cfg.NATSPort},
+		{embeddedClickHouse, n.cfg.ClickHouseHost, "clickhouse-native-port", n.cfg.ClickHouseNativePort},
+		{embeddedClickHouse, n.cfg.ClickHouseHost, "clickhouse-http-port", n.cfg.ClickHouseHTTPPort},
 	} {
 		if p.used {
-			if _, err := n.freePort(p.port, p.flag); err != nil {
+			if _, err := n.freePort(p.host, p.port, p.flag); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -359,17 +360,17 @@ func (n *Node) startEngine(context.Context) error {
 		return err
 	}
 	cfg := engine.Config{
-		Dir: n.cfg.file("clickhouse"), Host: n.cfg.Host, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
+		Dir: n.cfg.file("clickhouse"), Host: n.cfg.ClickHouseHost, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
 		WriterPassword: writer, AnalystPassword: analyst, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
 	}
-	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
+	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
 		return err
 	}
-	if cfg.HTTPPort, err = n.freePort(n.cfg.ClickHouseHTTPPort, "clickhouse-http-port"); err != nil {
+	if cfg.HTTPPort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseHTTPPort, "clickhouse-http-port"); err != nil {
 		return err
 	}
-	n.addrs.ClickHouseNative = net.JoinHostPort(n.cfg.Host, fmt.Sprint(cfg.NativePort))
-	n.addrs.ClickHouseHTTP = net.JoinHostPort(n.cfg.Host, fmt.Sprint(cfg.HTTPPort))
+	n.addrs.ClickHouseNative = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.NativePort))
+	n.addrs.ClickHouseHTTP = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.HTTPPort))
 	n.addrs.ClickHousePasswordFile = n.cfg.file("clickhouse.analyst.password")
 	n.addrs.ClickHouseUser = engine.AnalystUser
 	n.server = columnar.Server{URL: "http://" + n.addrs.ClickHouseHTTP, User: engine.WriterUser, Password: writer, Database: n.cfg.Database}
@@ -418,8 +419,8 @@ func (n *Node) bringUpEngine(ctx context.Context, cache string, cfg engine.Confi
 }
 
 // freePort says early when a port is taken; with --ports auto it finds one.
-func (n *Node) freePort(port int, flag string) (int, error) {
-	l, err := net.Listen("tcp", n.cfg.address(port))
+func (n *Node) freePort(host string, port int, flag string) (int, error) {
+	l, err := net.Listen("tcp", n.cfg.address(host, port))
 	if err != nil {
 		return 0, portTaken(flag, err)
 	}
@@ -476,7 +477,7 @@ func (n *Node) afterEngine(run func(context.Context) error) func(context.Context
 }
 
 func (n *Node) listen(flag string, port int) (net.Listener, error) {
-	l, err := net.Listen("tcp", n.cfg.address(port))
+	l, err := net.Listen("tcp", n.cfg.address(n.cfg.Host, port))
 	if err != nil {
 		return nil, portTaken(flag, err)
 	}
