@@ -79,8 +79,12 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 			err = errors.Join(err, n.Stop(stopping))
 		}
 	}()
-	if files := raiseFileLimit(); files > 0 && files < uint64(cfg.MaxConnections)+1024 && cfg.Has("gateway") {
-		logger.Warn("the limit of open files is below --max-connections; raise it with ulimit -n", "files", files, "connections", cfg.MaxConnections)
+	// Connections beyond the limit of open files would take those of the log.
+	if files := raiseFileLimit(); files > 0 && cfg.Has("gateway") {
+		if most := max(int(min(files, 1<<30))-1024, 64); most < cfg.MaxConnections {
+			logger.Info("open files limit the connections; ulimit -n raises it", "files", files, "connections", most)
+			n.cfg.MaxConnections = most
+		}
 	}
 	for _, step := range []func(context.Context) error{
 		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
