@@ -3,6 +3,7 @@ package fault
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -16,22 +17,25 @@ type Ack struct {
 
 // CheckOrder holds a trace to the promise: for every acknowledgement, the
 // bytes of its message were written into a block of the telemetry log, then
-// an fsync of that block began and ended, and only then did the PUBACK go out.
-// It returns a sentence for each that broke it.
+// an fsync of that block began and ended, and only then did the PUBACK go out;
+// by then the way to the block was on disk as well: its name, those of the
+// directories above it, and what the stream says of itself (meta.inf,
+// meta.sum). It returns a sentence for each that broke it.
 func CheckOrder(calls []Call, acks []Ack) (broken []string) {
+	disk := ReadDisk(calls)
 	for _, ack := range acks {
-		if why := checkOne(calls, ack); why != "" {
+		if why := checkOne(calls, disk, ack); why != "" {
 			broken = append(broken, fmt.Sprintf("packet %d of port %d: %s", ack.PacketID, ack.Port, why))
 		}
 	}
 	return broken
 }
 
-func checkOne(calls []Call, ack Ack) string {
+func checkOne(calls []Call, disk *Disk, ack Ack) string {
 	written, block := 0, ""
 	for i := range calls {
 		c := &calls[i]
-		if c.Name == "pwrite64" && isBlock(c.file()) && c.Result > 0 && bytes.Contains(c.data(), ack.Payload) {
+		if c.Name == "pwrite64" && isTelemetryBlock(c.file()) && c.Result > 0 && bytes.Contains(c.data(), ack.Payload) {
 			written, block = c.End, c.file()
 			break
 		}
@@ -39,33 +43,44 @@ func checkOne(calls []Call, ack Ack) string {
 	if written == 0 {
 		return "its bytes were never written to the log"
 	}
-	synced := 0
-	for i := range calls {
-		c := &calls[i]
-		if (c.Name == "fsync" || c.Name == "fdatasync") && c.file() == block && c.Begun > written && c.Result == 0 {
-			synced = c.End
-			break
-		}
-	}
-	if synced == 0 {
-		return "its block was never synced"
-	}
 	puback := []byte{0x40, 0x02, byte(ack.PacketID >> 8), byte(ack.PacketID)}
+	heard := 0
 	for i := range calls {
 		c := &calls[i]
 		if (c.Name == "write" || c.Name == "sendto" || c.Name == "writev") && c.remotePort() == ack.Port && containsPacket(c.data(), puback) {
-			if c.Begun < synced {
-				return fmt.Sprintf("the PUBACK went out at line %d, the sync ended at line %d", c.Begun, synced)
-			}
-			return ""
+			heard = c.Begun
+			break
 		}
 	}
-	return "no PUBACK in the trace"
+	switch {
+	case heard == 0:
+		return "no PUBACK in the trace"
+	case !disk.syncedBetween(block, written, End):
+		return "its block was never synced"
+	case !disk.syncedBetween(block, written, heard):
+		return fmt.Sprintf("the PUBACK went out at line %d, before its block was synced", heard)
+	}
+	stream := filepath.Dir(filepath.Dir(block))
+	for _, path := range []string{block, filepath.Join(stream, "meta.inf"), filepath.Join(stream, "meta.sum")} {
+		if lost := disk.Unnamed(path, heard); lost != "" {
+			return fmt.Sprintf("the PUBACK went out at line %d, before %s was synced in its directory", heard, lost)
+		}
+		if path != block && !disk.Settled(path, heard) {
+			return fmt.Sprintf("the PUBACK went out at line %d, before %s was synced", heard, path)
+		}
+	}
+	return ""
 }
 
-func isBlock(path string) bool {
-	return strings.Contains(path, "/TELEMETRY_") && strings.HasSuffix(path, ".blk")
+func isTelemetryBlock(path string) bool {
+	return isBlock(path) && strings.Contains(path, "/TELEMETRY_")
 }
+
+// isBlock tells the files that hold the log.
+func isBlock(path string) bool { return isLog(path) && strings.HasSuffix(path, ".blk") }
+
+// isLog tells the files of the log's streams, which live in an account of their own.
+func isLog(path string) bool { return strings.Contains(path, "/TACHO/streams/") }
 
 // containsPacket looks for a PUBACK among the packets of one write.
 func containsPacket(data, puback []byte) bool {
@@ -80,25 +95,4 @@ func containsPacket(data, puback []byte) bool {
 		data = data[n:]
 	}
 	return false
-}
-
-// Synced returns, for each block file, up to which byte it was on disk when
-// the last call of the trace ended: the writes that had ended when an fsync of
-// the file began which ended as well.
-func Synced(calls []Call) map[string]int64 {
-	synced := map[string]int64{}
-	for i := range calls {
-		s := &calls[i]
-		if s.Name != "fsync" && s.Name != "fdatasync" || s.Result != 0 {
-			continue
-		}
-		for j := range calls {
-			w := &calls[j]
-			if w.Name == "pwrite64" && w.file() == s.file() && w.End < s.Begun {
-				_, to := w.extent()
-				synced[s.file()] = max(synced[s.file()], to)
-			}
-		}
-	}
-	return synced
 }

@@ -82,7 +82,7 @@ func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack, ack
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "trace")
 	p := start(t, dir, []string{strace(t), "-f", "-yy", "-xx", "-s", "100000", "-o", out,
-		"-e", "trace=pwrite64,fsync,fdatasync,write,writev,sendto", "--seccomp-bpf"}, "--role", "gateway", "--durability", durability)
+		"-e", "trace=pwrite64,fsync,fdatasync,write,writev,sendto,openat,mkdirat,?mkdir,renameat,renameat2,?rename", "--seccomp-bpf"}, "--role", "gateway", "--durability", durability)
 	tokens, err := p.Node.Tokens(t.Context(), []string{"car-0", "car-1", "car-2", "car-3"})
 	if err != nil {
 		t.Fatal(err)
@@ -145,39 +145,37 @@ func TestSyncedBeforePUBACK(t *testing.T) {
 	for _, sentence := range CheckOrder(calls, acks) {
 		t.Error(sentence)
 	}
-	fsyncs := 0
-	for _, c := range calls {
-		if c.Name == "fsync" && isBlock(c.file()) {
-			fsyncs++
-		}
-	}
-	t.Logf("%d messages in 4 connections with window 5: %d fsyncs of the telemetry log", len(acks), fsyncs)
-
-	synced := Synced(calls)
+	disk := ReadDisk(calls)
+	t.Logf("%d messages in 4 connections with window 5: %d fsyncs of the telemetry log", len(acks), disk.Syncs(isTelemetryBlock))
+	cut := 0
 	err := filepath.WalkDir(filepath.Join(dir, "nats"), func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
+		if err != nil || !isLog(path) || d.IsDir() {
 			return err
-		case d.IsDir():
-			if d.Name() == "obs" && strings.Contains(path, "/TELEMETRY_") {
-				if err := os.RemoveAll(path); err != nil {
-					return err
-				}
-				return fs.SkipDir
-			}
-			return nil
-		case isBlock(path) && synced[path] == 0:
+		}
+		switch name := d.Name(); {
+		case disk.Unnamed(path, End) != "", strings.HasPrefix(name, "meta.") && !disk.Settled(path, End):
+			cut++
 			return os.Remove(path)
 		case isBlock(path):
-			return os.Truncate(path, synced[path])
-		case strings.Contains(path, "/TELEMETRY_") && !strings.HasPrefix(d.Name(), "meta.") && !strings.HasSuffix(path, ".blk"):
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			if to := disk.Extent(path, End); to < info.Size() {
+				cut++
+				return os.Truncate(path, to)
+			}
+			return nil
+		case strings.HasPrefix(name, "meta."):
+			return nil
+		default: // an index; the log must do without
 			return os.Remove(path)
 		}
-		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("%d files of the log were cut back", cut)
 	p := start(t, dir, nil)
 	v, err := p.Node.Verify(t.Context(), acknowledged, time.Minute)
 	if err != nil {
@@ -185,6 +183,16 @@ func TestSyncedBeforePUBACK(t *testing.T) {
 	}
 	if t.Log(v); !v.Good() {
 		t.Error("not as promised")
+	}
+	// The devices were answered as well: they are still known.
+	tokens, err := p.Node.Tokens(t.Context(), nil)
+	if err != nil || len(tokens) != 4 {
+		t.Fatal(tokens, err)
+	}
+	for device, token := range tokens {
+		if _, err := dialWire(p.Node.MQTT, device, token); err != nil {
+			t.Errorf("%s: %v", device, err)
+		}
 	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)

@@ -20,12 +20,14 @@ type Call struct {
 	Args       string // as strace prints them
 	Result     int64
 	Begun, End int
+
+	opened string // the path behind a descriptor that the call returned
 }
 
 var (
 	lineOf  = regexp.MustCompile(`^(\d+)\s+(?:\d+\.\d+\s+)?(.*)$`)
 	resumed = regexp.MustCompile(`^<\.\.\. (\w+) resumed>(.*)$`)
-	whole   = regexp.MustCompile(`^(\w+)\((.*)\)\s+=\s+(-?\d+)`)
+	whole   = regexp.MustCompile(`^(\w+)\((.*)\)\s+=\s+(-?\d+)(?:<([^>]*)>)?`)
 )
 
 // ReadTrace reads the output of strace -f -yy -xx: one line a call, or two
@@ -69,7 +71,7 @@ func ReadTrace(r io.Reader) ([]Call, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read trace: line %d: %w", n, err)
 		}
-		calls = append(calls, Call{Name: c[1], Args: c[2], Result: result, Begun: begun, End: n})
+		calls = append(calls, Call{Name: c[1], Args: c[2], Result: result, Begun: begun, End: n, opened: plain(c[4])})
 	}
 	return calls, in.Err()
 }
@@ -77,6 +79,7 @@ func ReadTrace(r io.Reader) ([]Call, error) {
 var (
 	fileArg   = regexp.MustCompile(`^\d+<([^>]*)>`)
 	socketArg = regexp.MustCompile(`^\d+<TCP[^:]*:\[[^\]]*:(\d+)->[^\]]*:(\d+)\]>`)
+	stringArg = regexp.MustCompile(`"([^"]*)"`)
 	offsetArg = regexp.MustCompile(`, (\d+), (\d+)$`)
 )
 
@@ -86,10 +89,23 @@ func (c *Call) file() string {
 	if m == nil {
 		return ""
 	}
-	if strings.HasPrefix(m[1], `\x`) { // -xx prints paths so as well
-		return string(unhex(m[1]))
+	return plain(m[1])
+}
+
+// plain is a path as it is: -xx prints paths as \xHH as well.
+func plain(path string) string {
+	if strings.HasPrefix(path, `\x`) {
+		return string(unhex(path))
 	}
-	return m[1]
+	return path
+}
+
+// paths are the call's strings.
+func (c *Call) paths() (all []string) {
+	for _, m := range stringArg.FindAllStringSubmatch(c.Args, -1) {
+		all = append(all, plain(m[1]))
+	}
+	return all
 }
 
 // remotePort is the other end's port of the call's socket; 0 for another

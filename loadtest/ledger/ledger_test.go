@@ -45,3 +45,31 @@ func TestFileSurvivesATornLine(t *testing.T) {
 		t.Fatal(entries, err)
 	}
 }
+
+func TestAppend(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x", "acked")
+	for _, id := range []string{"AAA", "BBB"} {
+		if err := Append(path, []Entry{{"car-1", "position", id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := Read(path); err != nil || len(entries) != 2 || entries[1].ID != "BBB" {
+		t.Fatal(entries, err)
+	}
+	l, err := Open(path)
+	if err != nil || !l.Has(Entry{"car-1", "position", "AAA"}) {
+		t.Fatal(err)
+	}
+	if err := l.Add(Entry{"car\t1", "position", "CCC"}); err == nil {
+		t.Error("a tab goes into the file")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("one\ttwo\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(path); err == nil {
+		t.Error("a line with two fields is read")
+	}
+}
