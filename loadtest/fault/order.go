@@ -10,6 +10,7 @@ import (
 // An Ack is a PUBACK that a device heard: on which of its ports, for which
 // packet id, and the bytes of the message it stands for.
 type Ack struct {
+	Device   string
 	Port     int
 	PacketID uint16
 	Payload  []byte
@@ -43,15 +44,7 @@ func checkOne(calls []Call, disk *Disk, ack Ack) string {
 	if written == 0 {
 		return "its bytes were never written to the log"
 	}
-	puback := []byte{0x40, 0x02, byte(ack.PacketID >> 8), byte(ack.PacketID)}
-	heard := 0
-	for i := range calls {
-		c := &calls[i]
-		if (c.Name == "write" || c.Name == "sendto" || c.Name == "writev") && c.remotePort() == ack.Port && containsPacket(c.data(), puback) {
-			heard = c.Begun
-			break
-		}
-	}
+	heard := ack.line(calls)
 	switch {
 	case heard == 0:
 		return "no PUBACK in the trace"
@@ -70,6 +63,18 @@ func checkOne(calls []Call, disk *Disk, ack Ack) string {
 		}
 	}
 	return ""
+}
+
+// line is where the PUBACK began to be written; 0 if it never was.
+func (a Ack) line(calls []Call) int {
+	puback := []byte{0x40, 0x02, byte(a.PacketID >> 8), byte(a.PacketID)}
+	for i := range calls {
+		c := &calls[i]
+		if (c.Name == "write" || c.Name == "sendto" || c.Name == "writev") && c.remotePort() == a.Port && containsPacket(c.data(), puback) {
+			return c.Begun
+		}
+	}
+	return 0
 }
 
 func isTelemetryBlock(path string) bool {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ func strace(t *testing.T) string {
 
 // traced publishes over several connections to a node under strace, kills it
 // with -9 after the last acknowledgement, and returns what it did.
-func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack, acknowledged []ledger.Entry) {
+func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "trace")
 	p := start(t, dir, []string{strace(t), "-f", "-yy", "-xx", "-s", "100000", "-o", out,
@@ -114,8 +115,7 @@ func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack, ack
 					return
 				}
 				mu.Lock()
-				acks = append(acks, Ack{w.port, id, payload(int(id))})
-				acknowledged = append(acknowledged, ledger.Entry{Device: device, Type: "position", ID: events.DeriveID(device, "position", payload(int(id)))})
+				acks = append(acks, Ack{device, w.port, id, payload(int(id))})
 				mu.Unlock()
 			}
 		})
@@ -130,15 +130,16 @@ func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack, ack
 	if calls, err = ReadTrace(f); err != nil {
 		t.Fatal(err)
 	}
-	return calls, acks, acknowledged
+	return calls, acks
 }
 
 // TestSyncedBeforePUBACK: for every PUBACK, the fsync that covers its message
-// came before; and a log that is cut back to what the trace shows synced, its
-// indexes removed, still has every message that was acknowledged.
+// came before. Then the power fails at a moment in the middle of the trace: the
+// log keeps what was synced by then, indexes are gone, blocks end in a torn
+// message. A new start has every message that had been acknowledged.
 func TestSyncedBeforePUBACK(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	calls, acks, acknowledged := traced(t, dir, "disk")
+	calls, acks := traced(t, dir, "disk")
 	if len(acks) != 240 {
 		t.Fatalf("%d acknowledgements", len(acks))
 	}
@@ -147,35 +148,18 @@ func TestSyncedBeforePUBACK(t *testing.T) {
 	}
 	disk := ReadDisk(calls)
 	t.Logf("%d messages in 4 connections with window 5: %d fsyncs of the telemetry log", len(acks), disk.Syncs(isTelemetryBlock))
-	cut := 0
-	err := filepath.WalkDir(filepath.Join(dir, "nats"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !isLog(path) || d.IsDir() {
-			return err
-		}
-		switch name := d.Name(); {
-		case disk.Unnamed(path, End) != "", strings.HasPrefix(name, "meta.") && !disk.Settled(path, End):
-			cut++
-			return os.Remove(path)
-		case isBlock(path):
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			if to := disk.Extent(path, End); to < info.Size() {
-				cut++
-				return os.Truncate(path, to)
-			}
-			return nil
-		case strings.HasPrefix(name, "meta."):
-			return nil
-		default: // an index; the log must do without
-			return os.Remove(path)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
+	slices.SortFunc(acks, func(a, b Ack) int { return a.line(calls) - b.line(calls) })
+	acks = acks[:160]
+	failure := acks[159].line(calls)
+	var acknowledged []ledger.Entry
+	for _, a := range acks {
+		acknowledged = append(acknowledged, ledger.Entry{Device: a.Device, Type: "position", ID: events.DeriveID(a.Device, "position", a.Payload)})
 	}
-	t.Logf("%d files of the log were cut back", cut)
+	cut := failPower(t, dir, disk, failure)
+	t.Logf("the power fails at line %d, at the PUBACK of message %d; %d files of the log are cut back", failure, len(acks), cut)
+	if cut == 0 {
+		t.Error("nothing was cut back, so nothing is proven")
+	}
 	p := start(t, dir, nil)
 	v, err := p.Node.Verify(t.Context(), acknowledged, time.Minute)
 	if err != nil {
@@ -199,10 +183,42 @@ func TestSyncedBeforePUBACK(t *testing.T) {
 	}
 }
 
+// failPower leaves of the log's files what had been synced when the trace was
+// at a line, and a few bytes more where more had been written.
+func failPower(t *testing.T, dir string, disk *Disk, line int) (cut int) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(dir, "nats"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !isLog(path) || d.IsDir() {
+			return err
+		}
+		switch meta := strings.HasPrefix(d.Name(), "meta."); {
+		case disk.Unnamed(path, line) != "", meta && !disk.Settled(path, line):
+			cut++
+			return os.Remove(path)
+		case meta:
+			return nil
+		case isBlock(path):
+			info, err := d.Info()
+			to := disk.Extent(path, line)
+			if err != nil || to >= info.Size() {
+				return err
+			}
+			cut++
+			return os.Truncate(path, min(to+7, info.Size()))
+		default: // an index; the log must do without
+			return os.Remove(path)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cut
+}
+
 // TestTheTraceShowsWhenItIsNotSynced: the same judge fails a node that does
 // not wait for the disk, so that passing means something.
 func TestTheTraceShowsWhenItIsNotSynced(t *testing.T) {
-	calls, acks, _ := traced(t, filepath.Join(t.TempDir(), "data"), "os")
+	calls, acks := traced(t, filepath.Join(t.TempDir(), "data"), "os")
 	broken := CheckOrder(calls, acks)
 	if len(broken) < len(acks)/2 {
 		t.Fatalf("--durability os passes as synced: %d of %d acknowledgements are found early", len(broken), len(acks))
