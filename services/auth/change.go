@@ -86,9 +86,9 @@ func (d *Directory) Remove(ctx context.Context, id string) error {
 // decide runs f on the device as folded, and again when another writer was
 // first.
 func (d *Directory) decide(ctx context.Context, f func(now entry) error, id string) error {
-	for {
+	for attempt := 1; ; attempt++ {
 		err := f(d.entry(id))
-		if !isConflict(err) {
+		if !isConflict(err) || attempt == attempts {
 			return err
 		}
 		if err := d.catchUp(ctx); err != nil {
@@ -96,6 +96,10 @@ func (d *Directory) decide(ctx context.Context, f func(now entry) error, id stri
 		}
 	}
 }
+
+// attempts bounds how often a decision is made again: who loses to others so
+// often is better told so.
+const attempts = 32
 
 func (d *Directory) issue(ctx context.Context, now entry) (string, error) {
 	token, sum := newToken()
