@@ -1,9 +1,9 @@
 package schemas_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -33,6 +33,27 @@ func everythingDescriptor(tb testing.TB) protoreflect.MessageDescriptor {
 		tb.Fatal(err)
 	}
 	return files[0].Messages().ByName("Everything")
+}
+
+// hasBatchTag tells whether field 15 stands at the top of b, in however many bytes its tag is written.
+func hasBatchTag(b []byte) bool {
+	for len(b) > 0 {
+		num, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return false
+		}
+		if num == 15 {
+			return true
+		}
+		b = b[n:]
+	}
+	return false
+}
+
+// notFinite tells whether the sample, or its whole message, was refused for NaN or an infinity.
+func notFinite(bad schemas.BadSample, err error) bool {
+	var decode *schemas.DecodeError
+	return strings.Contains(bad.Reason, string(schemas.NotFinite)) || errors.As(err, &decode) && decode.Reason == schemas.NotFinite
 }
 
 // odd tells whether a message has what protobuf-go lets pass and this package
@@ -392,11 +413,14 @@ func checkWire(t *testing.T, s *schemas.Schema, m protoreflect.MessageDescriptor
 		if wantErr == nil {
 			wantErr = messageRow(msg, "", want)
 		}
-		if isOdd || bytes.Contains(sample, []byte{0x7a}) && stray { // the batch tag among others is refused
+		if isOdd || stray && hasBatchTag(sample) { // the batch tag among others is refused
 			if !isBad {
 				next++
 			}
 			continue
+		}
+		if isBad && wantErr == nil && notFinite(badAt[i], err) {
+			continue // not finite, and overwritten later in the message: protobuf-go forgets it
 		}
 		if isBad != (wantErr != nil) {
 			t.Fatalf("sample %d %x: bad is %v (%v %v), protobuf-go says %v", i, sample, isBad, err, badAt[i].Detail, wantErr)
@@ -445,7 +469,8 @@ func FuzzProtobuf(f *testing.F) {
 func wireSeeds(m protoreflect.MessageDescriptor) [][]byte {
 	seeds := [][]byte{
 		positionProto,
-		[]byte("\x08\x01"), // time as a varint
+		[]byte("\xa0\x80\x00\x3f\xfa\x00\x00"), // tags in more bytes than they need, the second one the batch tag
+		[]byte("\x08\x01"),                     // time as a varint
 		[]byte("\x11\x00\x00"),
 		[]byte("\x11\x00\x00\x00\x00\x00\x00\xf8\x7f"), // NaN
 		[]byte("\x1d\x00\x00\x80\x7f"),                 // infinity
