@@ -19,16 +19,20 @@ type Kind uint8
 // The kinds.
 const (
 	Telemetry Kind = iota + 1 // a device's message; Route.Type says which
+	Shadow                    // Route.Type is what is asked for or answered, Route.Name the shadow
+	Command                   // Route.Type is answer, or nothing of a command itself; Route.Name its id
 )
 
 // A Route is what a topic says.
 type Route struct {
 	Kind Kind
 	Type string // message type
+	Name string // what it is about beside the device; empty for most
 }
 
 // A Rule gives a topic a meaning. Each level of Topic is literal text,
-// {device} (the sender's own id) or {message} (the route's type).
+// {device} (the sender's own id), {message} (the route's type) or {name}.
+// In a topic that is sent to devices {message} may stand for several levels.
 type Rule struct {
 	Topic string
 	Kind  Kind
@@ -37,28 +41,34 @@ type Rule struct {
 
 // A Dialect is one convention. It is immutable and safe for all goroutines.
 type Dialect struct {
-	name string
-	up   []pattern
-	down []pattern
+	name   string
+	up     []pattern
+	down   []pattern // what they may subscribe to
+	speaks []pattern // what is sent to them
 }
 
 // New compiles a dialect. up lists what devices publish, the preferred form of
-// a route first. down lists what they may subscribe to: there a level may also
-// be * (any one level), and a last # stands for any further levels.
-func New(name string, up []Rule, down []string) (*Dialect, error) {
+// a route first, speaks what is sent to them. down lists what they may subscribe
+// to: there a level may also be * (any one level), and a last # stands for any
+// further levels.
+func New(name string, up, speaks []Rule, down []string) (*Dialect, error) {
 	d := &Dialect{name: name}
 	var errs []error
-	for _, r := range up {
-		p, err := compile(r.Topic, false)
-		if err == nil && (p.has(message) == (r.Type != "")) {
-			err = fmt.Errorf("topic %q: the type is either a level or given", r.Topic)
+	rules := func(rules []Rule) (ps []pattern) {
+		for _, r := range rules {
+			p, err := compile(r.Topic, false)
+			if err == nil && (p.has(message) == (r.Type != "")) {
+				err = fmt.Errorf("topic %q: the type is either a level or given", r.Topic)
+			}
+			if err == nil && r.Kind == 0 {
+				err = fmt.Errorf("topic %q: has no kind", r.Topic)
+			}
+			p.route = Route{Kind: r.Kind, Type: r.Type}
+			ps, errs = append(ps, p), append(errs, err)
 		}
-		if err == nil && r.Kind == 0 {
-			err = fmt.Errorf("topic %q: has no kind", r.Topic)
-		}
-		p.route = Route{r.Kind, r.Type}
-		d.up, errs = append(d.up, p), append(errs, err)
+		return ps
 	}
+	d.up, d.speaks = rules(up), rules(speaks)
 	for _, topic := range down {
 		p, err := compile(topic, true)
 		d.down, errs = append(d.down, p), append(errs, err)
@@ -102,6 +112,17 @@ func (d *Dialect) Format(device string, r Route) (topic string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// Topics returns all topics under which a device may hear a route; it listens
+// to some of them, as its firmware has it.
+func (d *Dialect) Topics(device string, r Route) (topics []string) {
+	for i := range d.speaks {
+		if topic, ok := d.speaks[i].format(device, r); ok {
+			topics = append(topics, topic)
+		}
+	}
+	return topics
 }
 
 // Subscribable tells whether a device may listen to a filter: all that the

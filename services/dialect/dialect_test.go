@@ -30,7 +30,7 @@ func TestTranscripts(t *testing.T) {
 			case "publish":
 				route, err := d.Parse("car-1", topic)
 				if got = word(err); err == nil {
-					got = "telemetry " + route.Type
+					got = strings.TrimSpace([]string{Telemetry: "telemetry", Shadow: "shadow", Command: "command"}[route.Kind] + " " + route.Type + " " + route.Name)
 				}
 			case "subscribe":
 				got = word(d.Subscribable("car-1", topic))
@@ -60,29 +60,33 @@ func word(err error) string {
 	return err.Error()
 }
 
-// The native dialect is written out for the compiler; it must be what New makes
-// of the same rules.
-func TestDialectsAreData(t *testing.T) {
-	d, err := New("native", []Rule{
-		{Topic: "telemetry/{message}", Kind: Telemetry},
-		{Topic: "telemetry/{device}/{message}", Kind: Telemetry},
-	}, []string{"commands/*", "commands/{device}/*", "shadow/*", "shadow/{device}/*"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, topic := range []string{"telemetry/a", "telemetry/d/a", "telemetry/x/a", "telemetry", "commands/x"} {
-		r1, e1 := d.Parse("d", topic)
-		r2, e2 := Native().Parse("d", topic)
-		if r1 != r2 || !errors.Is(e1, e2) || d.Subscribable("d", topic) != Native().Subscribable("d", topic) {
-			t.Errorf("%s: %v %v, %v %v", topic, r1, e1, r2, e2)
+// TestTopics: what is sent to a device has a short and a long topic.
+func TestTopics(t *testing.T) {
+	for route, want := range map[Route]string{
+		{Kind: Shadow, Type: "update/delta"}:            "shadow/update/delta $aws/things/d/shadow/update/delta",
+		{Kind: Shadow, Type: "get/accepted", Name: "n"}: "shadow/name/n/get/accepted $aws/things/d/shadow/name/n/get/accepted",
+		{Kind: Command, Type: "command", Name: "c1"}:    "commands/c1 commands/d/c1",
+		{Kind: Command, Type: "something", Name: "c1"}:  "",
+		{Kind: Telemetry, Type: "position"}:             "",
+	} {
+		got := Native().Topics("d", route)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%+v: %v, want %s", route, got, want)
+		}
+		for _, topic := range got {
+			if err := Native().Subscribable("d", topic); err != nil {
+				t.Errorf("%s: %v", topic, err)
+			}
 		}
 	}
+}
 
-	// Conventions of others, as far as they need the notation.
-	d, err = New("others", []Rule{
+// TestDialectsAreData: conventions of others, as far as they need the notation.
+func TestDialectsAreData(t *testing.T) {
+	d, err := New("others", []Rule{
 		{Topic: "v1/devices/me/telemetry", Kind: Telemetry, Type: "telemetry"},
 		{Topic: "/devices/{device}/events/{message}", Kind: Telemetry},
-	}, []string{"$aws/things/{device}/shadow/#"})
+	}, nil, []string{"$aws/things/{device}/shadow/#"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,14 +107,14 @@ func TestDialectsAreData(t *testing.T) {
 
 	for _, bad := range []Rule{
 		{Topic: "", Kind: Telemetry}, {Topic: "{device}/x", Kind: Telemetry, Type: "x"}, {Topic: "a/{message}", Kind: Telemetry, Type: "x"},
-		{Topic: "a/b", Kind: Telemetry}, {Topic: "a/{message}"}, {Topic: "a/#", Kind: Telemetry, Type: "x"}, {Topic: "a/{message}/{message}", Kind: Telemetry}, {Topic: "a/{x}", Kind: Telemetry, Type: "x"},
+		{Topic: "a/b", Kind: Telemetry}, {Topic: "a/{message}"}, {Topic: "a/#", Kind: Telemetry, Type: "x"}, {Topic: "a/{message}/{message}", Kind: Telemetry}, {Topic: "a/{x}", Kind: Telemetry, Type: "x"}, {Topic: "a/{name}/{name}", Kind: Telemetry, Type: "x"},
 	} {
-		if _, err := New("bad", []Rule{bad}, nil); err == nil {
+		if _, err := New("bad", []Rule{bad}, nil, nil); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
 	}
 	for _, bad := range []string{"#", "a/#/b", "*", "a/{message}"} {
-		if _, err := New("bad", nil, []string{bad}); err == nil {
+		if _, err := New("bad", nil, nil, []string{bad}); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
 	}

@@ -4,6 +4,8 @@
 //
 //	telemetry/{message}            a message of that type, from whoever is connected
 //	telemetry/{device}/{message}   the same, accepted only with the sender's own id
+//	shadow/update, shadow/name/{name}/update, …   a request to the device's shadow
+//	commands/{name}/answer         what became of the command of that id
 //
 // Everything here is pure: no I/O, no clock. A topic comes from a socket; no
 // topic makes Parse panic or allocate.

@@ -22,6 +22,7 @@ const (
 	literal role = iota
 	device       // {device}
 	message      // {message}
+	named        // {name}
 	any1         // *
 	rest         // # at the end
 )
@@ -43,6 +44,8 @@ func compile(topic string, down bool) (p pattern, err error) {
 			l = level{is: device}
 		case text == "{message}" && !down && !p.has(message):
 			l = level{is: message}
+		case text == "{name}" && !down && !p.has(named):
+			l = level{is: named}
 		case text == "*" && down:
 			l = level{is: any1}
 		case text == "#" && down && i > 0 && i == len(texts)-1:
@@ -82,13 +85,15 @@ func (p *pattern) parse(self, topic string) (Route, outcome) {
 			result = foreign
 		case l.is == message:
 			route.Type = text
+		case l.is == named:
+			route.Name = text
 		}
 	}
 	return route, result
 }
 
 func (p *pattern) format(self string, r Route) (string, bool) {
-	if p.route.Kind != r.Kind || r.Type == "" || p.route.Type != "" && p.route.Type != r.Type {
+	if p.route.Kind != r.Kind || r.Type == "" || p.route.Type != "" && p.route.Type != r.Type || p.has(named) != (r.Name != "") {
 		return "", false
 	}
 	var b strings.Builder
@@ -101,6 +106,8 @@ func (p *pattern) format(self string, r Route) (string, bool) {
 			b.WriteString(self)
 		case message:
 			b.WriteString(r.Type)
+		case named:
+			b.WriteString(r.Name)
 		default:
 			b.WriteString(l.text)
 		}

@@ -100,6 +100,7 @@ func (c *conn) serve(ctx context.Context, busy bool) {
 		cancel() // an append that waits for room waits no longer
 		close(c.dead)
 	}()
+	c.listening(c.sess.filters()) // of a kept session
 	err := c.read(appends)
 	close(c.deaf)
 	c.finish(c.endingOf(err))

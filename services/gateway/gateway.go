@@ -35,6 +35,8 @@ type Gateway struct {
 	dialect *dialect.Dialect
 	metrics *metrics
 
+	services map[dialect.Kind]Service
+
 	checkers checkers
 	senders  senders
 	sessions sessions
@@ -52,7 +54,7 @@ func New(c Config) *Gateway {
 	}
 	g := &Gateway{
 		log: c.Log, catalog: c.Catalog, auth: c.Auth, limits: c.Limits, logger: c.Logger,
-		dialect: dialect.Native(), metrics: newMetrics(c.Metrics),
+		dialect: dialect.Native(), metrics: newMetrics(c.Metrics), services: map[dialect.Kind]Service{},
 		senders: senders{m: map[string]*Sender{}}, seed: maphash.MakeSeed(),
 	}
 	g.pendings.New = newPending
@@ -60,6 +62,10 @@ func New(c Config) *Gateway {
 	g.auth.OnRevoke(g.revoke)
 	return g
 }
+
+// Serve gives a kind of topics its service; a kind without one has no topics.
+// It is called before the first listener is opened.
+func (g *Gateway) Serve(kind dialect.Kind, s Service) { g.services[kind] = s }
 
 // Sender returns a device that has proved who it is.
 func (g *Gateway) Sender(device string) *Sender { return g.senders.get(device) }

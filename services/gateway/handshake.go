@@ -145,7 +145,7 @@ func (g *Gateway) checkWill(device string, connect *packet.Connect) (packet.Code
 		code, reason = packet.NotAuthorized, "will: "+err.Error()
 	case err != nil:
 		code, reason = packet.TopicNameInvalid, "will: "+err.Error()
-	default:
+	case route.Kind == dialect.Telemetry:
 		if err := schemas.ValidName(route.Type); err != nil {
 			code, reason = packet.TopicNameInvalid, "will: "+err.Error()
 		}
@@ -163,6 +163,9 @@ func (g *Gateway) publishWill(ctx context.Context, s *Sender, w *packet.Will) {
 	if t.refusal != nil {
 		g.metrics.refuse(MQTT, t.refusal.Reason)
 		return
+	}
+	if t.service != nil {
+		return // as at AWS: a will is no request to a shadow, nor an answer
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.limits.Drain)
 	defer cancel()

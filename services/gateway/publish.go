@@ -11,7 +11,9 @@ import (
 
 // A topic is what a topic name means on this connection.
 type topic struct {
-	typ     string
+	typ     string // of telemetry; of anything else what tells its topics apart
+	route   dialect.Route
+	service Service // nil: telemetry
 	refusal *Refusal
 }
 
@@ -50,6 +52,10 @@ func (c *conn) publish(ctx context.Context, f packet.Frame) error {
 			}
 			return nil // else the first copy's outcome will be this one's too
 		}
+	}
+	if t.service != nil {
+		c.toService(ctx, t, s, p.Payload)
+		return nil
 	}
 	s.payload = append(s.payload[:0], p.Payload...)
 	c.msg = Message{Sender: c.sender, Via: MQTT, Type: t.typ, Payload: s.payload, Patient: true}
@@ -98,9 +104,14 @@ func (c *conn) resolve(p *packet.Publish) (*topic, error) {
 // topicOf asks the dialect.
 func (g *Gateway) topicOf(device, name string) *topic {
 	route, err := g.dialect.Parse(device, name)
+	service := g.services[route.Kind]
 	switch {
+	case err == nil && route.Kind == dialect.Telemetry:
+		return &topic{typ: route.Type, route: route}
+	case err == nil && service == nil:
+		err = dialect.ErrUnknown
 	case err == nil:
-		return &topic{typ: route.Type}
+		return &topic{typ: name, route: route, service: service}
 	case errors.Is(err, dialect.ErrForeign):
 		return &topic{refusal: refuse(ForeignTopic, "publish to %.200q: %w", name, err)}
 	}

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"errors"
-
 	"strings"
 
 	"github.com/tachograph/tachograph/services/dialect"
@@ -20,9 +19,13 @@ func (c *conn) subscribe(f packet.Frame) error {
 		return &packet.Error{Code: packet.SubscriptionIDNotSupported, Detail: "subscription identifiers are not supported, CONNACK said so"}
 	}
 	codes := make([]packet.Code, len(s.Filters))
+	var granted []string
 	for i, filter := range s.Filters {
-		codes[i] = c.grant(filter)
+		if codes[i] = c.grant(filter); codeGranted(codes[i]) {
+			granted = append(granted, strings.Clone(filter.Topic))
+		}
 	}
+	defer c.listening(granted) // after SUBACK
 	return c.send(func(b []byte) []byte { return packet.AppendSuback(b, c.version, packet.SUBACK, s.ID, codes) })
 }
 
@@ -72,6 +75,16 @@ func (s *session) unsubscribe(filter string) packet.Code {
 	}
 	delete(s.subs, filter)
 	return packet.Success
+}
+
+// filters lists what the session listens to.
+func (s *session) filters() (all []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for filter := range s.subs {
+		all = append(all, filter)
+	}
+	return all
 }
 
 // subscribed returns the highest QoS at which the session hears a topic.
