@@ -77,6 +77,16 @@ func (g *Gateway) Topics(device string, r dialect.Route) []string { return g.dia
 // Connected tells whether a device has a connection here.
 func (g *Gateway) Connected(device string) bool { return len(g.sessions.connected(device)) > 0 }
 
+// Hears tells whether a connection of the device listens to the topic.
+func (g *Gateway) Hears(device, topic string) bool {
+	for _, c := range g.sessions.connected(device) {
+		if _, ok := c.sess.subscribed(topic); ok {
+			return true
+		}
+	}
+	return false
+}
+
 // Broadcast sends a message to every connection of the device that listens to
 // the topic, each at the QoS it asked for, and does not wait: heard is how many
 // they are. A connection that does not read, or does not acknowledge, misses it.

@@ -31,8 +31,9 @@ type Fixture struct {
 	stop    func() error
 }
 
-// Start serves a gateway over log until the test ends.
-func Start(t testing.TB, log events.Log, limits gateway.Limits) *Fixture {
+// Start serves a gateway over log until the test ends. prepare may give it
+// services.
+func Start(t testing.TB, log events.Log, limits gateway.Limits, prepare ...func(*gateway.Gateway)) *Fixture {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	f := &Fixture{Log: log, metrics: prometheus.NewRegistry()}
@@ -47,6 +48,9 @@ func Start(t testing.TB, log events.Log, limits gateway.Limits) *Fixture {
 	f.Gateway = gateway.New(gateway.Config{
 		Log: log, Catalog: f.Catalog, Auth: f.Auth, Limits: limits, Logger: logger, Metrics: f.metrics,
 	})
+	for _, p := range prepare {
+		p(f.Gateway)
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

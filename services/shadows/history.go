@@ -1,0 +1,61 @@
+package shadows
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/shadow"
+)
+
+// A Change is one fact in a shadow's history and the document after it.
+type Change struct {
+	Fact     shadow.Fact
+	Document shadow.Document
+	Position events.Position
+	Received time.Time
+	ID       string
+}
+
+// History yields a shadow's changes, oldest first, up to and including a
+// position (events.Latest: all there are).
+//
+// Errors: those of events.Log.Read; a fact that cannot be read is skipped, as
+// the fold skips it.
+func (s *Shadows) History(ctx context.Context, device, name string, upTo events.Position) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		doc := shadow.Document{Name: name}
+		for ev, err := range s.log.Read(ctx, events.Stream{Kind: events.Shadow, ID: device, Name: name}, upTo) {
+			if err != nil {
+				yield(Change{}, fmt.Errorf("history of shadow of %s: %w", device, err))
+				return
+			}
+			f, err := shadow.ParseFact(ev.Type, ev.Payload)
+			if err != nil {
+				continue
+			}
+			doc = doc.Evolve(f)
+			if !yield(Change{f, doc, ev.Position, ev.Received, ev.ID}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// At returns the document as the log knew it at a time of arrival, and the
+// position of its newest fact then: the same fold, stopped earlier.
+func (s *Shadows) At(ctx context.Context, device, name string, at time.Time) (shadow.Document, events.Position, error) {
+	doc, position := shadow.Document{Name: name}, events.Position{}
+	for c, err := range s.History(ctx, device, name, events.Latest) {
+		if err != nil {
+			return doc, position, err
+		}
+		if c.Received.After(at) {
+			break
+		}
+		doc, position = c.Document, c.Position
+	}
+	return doc, position, nil
+}
