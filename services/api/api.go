@@ -22,6 +22,7 @@ import (
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/shadows"
 )
 
 // A Config says what the API stands on. All fields but Telemetry,
@@ -31,7 +32,8 @@ type Config struct {
 	Catalog   *catalog.Catalog
 	Auth      *auth.Directory
 	Admin     *auth.Admin
-	KV        jetstream.KeyValue             // bucket of the projection latest
+	KV        jetstream.KeyValue // bucket of the projection latest
+	Shadows   *shadows.Shadows
 	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
 	Ready     func() (ok bool, why []string) // of the whole process
 	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
@@ -45,6 +47,7 @@ type api struct {
 	devices *auth.Directory
 	keys    *auth.Admin
 	latest  jetstream.KeyValue
+	shadows *shadows.Shadows
 	ready   func() (bool, []string)
 	runners []projections.Runner
 	logger  *slog.Logger
@@ -60,7 +63,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, shadows: c.Shadows,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders),
@@ -89,6 +92,16 @@ func (a *api) routes(c Config) []route {
 		{"POST /v1/devices/{id}/token", a.handle(a.admin(a.rotateToken))},
 		{"GET /v1/devices/{id}/state", a.handle(a.own(a.getState))},
 		{"POST /v1/devices/{id}/telemetry/{message}", c.Telemetry},
+		{"GET /v1/devices/{id}/shadow", a.handle(a.own(a.getShadow))},
+		{"POST /v1/devices/{id}/shadow", a.handle(a.own(a.updateShadow))},
+		{"DELETE /v1/devices/{id}/shadow", a.handle(a.own(a.deleteShadow))},
+		{"GET /v1/devices/{id}/shadow/history", a.handle(a.own(a.listShadowHistory))},
+		{"GET /v1/devices/{id}/shadows", a.handle(a.own(a.listShadows))},
+		{"GET /v1/shadows/pending", a.handle(a.admin(a.listPending))},
+		{"GET /things/{id}/shadow", a.handle(a.aws(a.own(a.awsGet)))},
+		{"POST /things/{id}/shadow", a.handle(a.aws(a.own(a.awsUpdate)))},
+		{"DELETE /things/{id}/shadow", a.handle(a.aws(a.own(a.awsDelete)))},
+		{"GET /api/things/shadow/ListNamedShadowsForThing/{id}", a.handle(a.aws(a.own(a.awsNames)))},
 		{"POST /v1/schemas", a.handle(a.admin(a.addSchema))},
 		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},

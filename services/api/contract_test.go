@@ -38,13 +38,17 @@ func TestContract(t *testing.T) {
 	for _, c := range []struct{ method, path string }{
 		{"POST", "/v1/devices"}, {"GET", "/v1/devices"}, {"GET", "/v1/devices/car-1"}, {"DELETE", "/v1/devices/car-1"},
 		{"POST", "/v1/devices/car-1/token"}, {"GET", "/v1/devices/car-1/state"}, {"POST", "/v1/schemas"}, {"GET", "/v1/schemas"},
+		{"GET", "/v1/devices/car-1/shadow"}, {"POST", "/v1/devices/car-1/shadow"}, {"DELETE", "/v1/devices/car-1/shadow"},
+		{"GET", "/v1/devices/car-1/shadow/history"}, {"GET", "/v1/devices/car-1/shadows"}, {"GET", "/v1/shadows/pending"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path + "?nonsense=1", token: "admin"}, problem.InvalidRequest)
-		if c.path != "/v1/devices/car-1/state" {
+		if own := strings.HasPrefix(c.path, "/v1/devices/car-1/s"); !own {
 			refused(call{method: c.method, path: c.path, token: car}, problem.Forbidden)
+		} else {
+			refused(call{method: c.method, path: strings.Replace(c.path, "car-1", "car-9", 1), token: car}, problem.Forbidden)
 		}
 	}
 
@@ -63,6 +67,7 @@ func TestContract(t *testing.T) {
 	f.answered(admin("POST", "/v1/devices/car-2/token", ""), 200, nil)
 	for _, c := range []struct{ method, path string }{
 		{"GET", ""}, {"DELETE", ""}, {"POST", "/token"}, {"GET", "/state"},
+		{"GET", "/shadow"}, {"POST", "/shadow"}, {"DELETE", "/shadow"}, {"GET", "/shadow/history"}, {"GET", "/shadows"},
 	} {
 		refused(admin(c.method, "/v1/devices/nobody"+c.path, ""), problem.DeviceNotFound)
 		refused(admin(c.method, "/v1/devices/a%2Fb"+c.path, ""), problem.InvalidDeviceID)
@@ -73,6 +78,8 @@ func TestContract(t *testing.T) {
 	refused(call{method: "GET", path: "/v1/devices/car-2/state", token: car}, problem.Forbidden)
 	etag := f.do(admin("GET", "/v1/devices/car-1/state", "")).header.Get("ETag")
 	f.answered(call{method: "GET", path: "/v1/devices/car-1/state", token: "admin", header: http.Header{"If-None-Match": {etag}}}, 304, nil)
+
+	shadowContract(t, f, car, refused)
 
 	// Telemetry: the gateway's answers, by the same document and table.
 	lines := http.Header{"Content-Type": {"application/x-ndjson"}}
@@ -126,6 +133,8 @@ func TestContract(t *testing.T) {
 		admin("POST", "/v1/devices", `{"id":"car-3"}`),
 		admin("POST", "/v1/devices/car-2/token", ""),
 		admin("DELETE", "/v1/devices/car-2", ""),
+		admin("POST", "/v1/devices/car-1/shadow", `{"state":{"desired":{"full":1}}}`),
+		admin("DELETE", "/v1/devices/car-1/shadow?name=kept", ""),
 		admin("POST", "/v1/schemas?name=wheel", tyre),
 	}
 	for _, c := range writes {

@@ -28,6 +28,7 @@ import (
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/shadows"
 )
 
 // A fixture is the whole API over a log in memory and a bucket of an embedded
@@ -121,6 +122,15 @@ func newFixture(t testing.TB) *fixture {
 	if f.devices, err = auth.Open(ctx, f.log, logger); err != nil {
 		t.Fatal(err)
 	}
+	fleet, err := shadows.Open(ctx, shadows.Config{Log: f.log, Now: func() time.Time {
+		if at := f.now.Load(); at != nil {
+			return *at
+		}
+		return time.Now()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	admin, err := auth.AdminToken(dir)
 	if err != nil {
@@ -133,12 +143,13 @@ func newFixture(t testing.TB) *fixture {
 	f.admin = strings.TrimSpace(string(token))
 	f.openBucket()
 
-	following := make(chan struct{}, 2)
+	following := make(chan struct{}, 3)
+	go func() { _ = fleet.Run(ctx); following <- struct{}{} }()     // ends with ctx
 	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }() // ends with ctx
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	h := New(Config{
-		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv,
+		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Shadows: fleet,
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {
@@ -158,8 +169,9 @@ func newFixture(t testing.TB) *fixture {
 	t.Cleanup(func() {
 		srv.Close()
 		cancel()
-		<-following
-		<-following
+		for range cap(following) {
+			<-following
+		}
 		if err := f.log.Close(); err != nil {
 			t.Error(err)
 		}

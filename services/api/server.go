@@ -21,6 +21,7 @@ const (
 	idleLog      = 10 * time.Second
 	deviceBytes  = 16 << 10
 	schemaBytes  = 1 << 20
+	shadowBytes  = 128 << 10 // as AWS IoT's broker
 	eventReaders = 8
 )
 

@@ -16,15 +16,11 @@ func (n *Node) disconnectNATS(device string) {
 	}()
 }
 
-// startGateway opens the doors for devices: MQTT and NATS here, HTTP with the API.
+// startGateway opens the doors: MQTT and NATS here, HTTP with the API.
 func (n *Node) startGateway(context.Context) error {
-	if !n.cfg.Has("gateway") {
+	if n.gateway == nil {
 		return nil
 	}
-	n.gateway = gateway.New(gateway.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Logger: n.logger, Metrics: n.metrics,
-		Limits: gateway.Limits{MaxPayload: n.cfg.MaxPayload, MaxConnections: n.cfg.MaxConnections},
-	})
 	l, err := n.listen("mqtt-port", n.cfg.MQTTPort)
 	if err != nil {
 		return err

@@ -13,7 +13,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/shadows"
 )
 
 // The accounts of the embedded server. The log lives in one, the views and
@@ -146,20 +148,25 @@ func (u *natsUsers) Check(c server.ClientAuthentication) bool {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// listenerPermissions: hear what is public, read and watch the view "latest",
-// and nothing else.
+// listenerPermissions: hear what is public, read and watch the views, and nothing
+// else.
 func listenerPermissions() *server.Permissions {
+	subscribe := []string{"tacho.>", "_INBOX.>"}
+	publish := []string{"$JS.API.INFO"}
+	for _, bucket := range []string{latest.Bucket, shadows.Bucket} {
+		stream := "KV_" + bucket
+		subscribe = append(subscribe, "$KV."+bucket+".>")
+		publish = append(publish,
+			"$JS.API.STREAM.INFO."+stream,
+			"$JS.API.STREAM.MSG.GET."+stream,
+			"$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>",
+			"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>",
+			"$JS.API.CONSUMER.INFO."+stream+".>", "$JS.API.CONSUMER.DELETE."+stream+".>",
+			"$JS.API.CONSUMER.MSG.NEXT."+stream+".>", "$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
+	}
 	return &server.Permissions{
-		Subscribe: &server.SubjectPermission{Allow: []string{"tacho.>", "$KV.latest.>", "_INBOX.>"}},
-		Publish: &server.SubjectPermission{Allow: []string{
-			"$JS.API.INFO",
-			"$JS.API.STREAM.INFO.KV_latest",
-			"$JS.API.STREAM.MSG.GET.KV_latest",
-			"$JS.API.DIRECT.GET.KV_latest", "$JS.API.DIRECT.GET.KV_latest.>",
-			"$JS.API.CONSUMER.CREATE.KV_latest", "$JS.API.CONSUMER.CREATE.KV_latest.>",
-			"$JS.API.CONSUMER.INFO.KV_latest.>", "$JS.API.CONSUMER.DELETE.KV_latest.>",
-			"$JS.API.CONSUMER.MSG.NEXT.KV_latest.>", "$JS.ACK.KV_latest.>", "$JS.FC.KV_latest.>",
-		}},
+		Subscribe: &server.SubjectPermission{Allow: subscribe},
+		Publish:   &server.SubjectPermission{Allow: publish},
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/tachograph/tachograph/services/api"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/shadows"
 )
 
 // Node is a running process of Tachograph.
@@ -43,6 +44,8 @@ type Node struct {
 	catalog     *catalog.Catalog
 	auth        *auth.Directory
 	gateway     *gateway.Gateway
+	shadows     *shadows.Shadows
+	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
@@ -87,7 +90,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startShadows, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -267,7 +270,7 @@ func (n *Node) startLog(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open view %s: %w", latest.Bucket, err)
 	}
-	n.natsConn = cfg.Publish
+	n.natsConn, n.services = cfg.Publish, services
 	return nil
 }
 
@@ -511,7 +514,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Shadows: n.shadows, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

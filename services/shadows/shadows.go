@@ -99,6 +99,9 @@ func Open(ctx context.Context, c Config) (*Shadows, error) {
 	return s, nil
 }
 
+// Limits are those of a document.
+func (s *Shadows) Limits() shadow.Limits { return s.limits.Document }
+
 // Get returns a shadow's document; one that was never made has Exists false.
 func (s *Shadows) Get(device, name string) (shadow.Document, events.Position) {
 	e := s.find(device, name)

@@ -24,9 +24,12 @@ const (
 	NotFound           Code = "not_found"            // no such path
 	DeviceNotFound     Code = "device_not_found"     // no such device
 	SchemaNotFound     Code = "schema_not_found"     // no such schema, or no such version of it
+	InvalidShadow      Code = "invalid_shadow"       // a shadow request that breaks a rule of its document
+	ShadowNotFound     Code = "shadow_not_found"     // the device has no shadow of that name
 	StateNotFound      Code = "state_not_found"      // the device exists and has sent nothing yet
 	MethodNotAllowed   Code = "method_not_allowed"   // the path exists, the method does not
 	DeviceExists       Code = "device_exists"        // an id that is taken
+	VersionConflict    Code = "version_conflict"     // the shadow has another version than the request names
 	Conflict           Code = "conflict"             // another writer was first
 	PayloadTooLarge    Code = "payload_too_large"    // body or message over its limit
 	UnsupportedMedia   Code = "unsupported_media"    // a content type or encoding that is not read here
@@ -59,9 +62,12 @@ var table = map[Code]row{
 	NotFound:           {status: 404, hint: "see /openapi.yaml for the paths"},
 	DeviceNotFound:     {status: 404, hint: "tacho device list shows the devices; tacho device add ID adds one"},
 	SchemaNotFound:     {status: 404, hint: "tacho schema list shows the schemas and their versions"},
+	InvalidShadow:      {status: 400, hint: "mend the document: {\"state\":{\"desired\":{…},\"reported\":{…}},\"version\":N,\"clientToken\":\"…\"}"},
+	ShadowNotFound:     {status: 404, hint: "an update makes the shadow; tacho shadow list DEVICE shows the names there are"},
 	StateNotFound:      {status: 404, hint: "the device exists but nothing of it has been folded yet; send a message first"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
+	VersionConflict:    {status: 409, hint: "get the shadow, decide again, send its version; or leave the version out"},
 	Conflict:           {status: 409, retryAfter: 1, hint: "read again, decide again, send again"},
 	PayloadTooLarge:    {status: 413, hint: "send less at once: split the batch"},
 	UnsupportedMedia:   {status: 415, hint: "see /openapi.yaml for the content types of this call"},
