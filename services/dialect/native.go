@@ -18,6 +18,8 @@ var native = sync.OnceValue(func() *Dialect {
 	speaks := []Rule{
 		{Topic: "commands/{name}", Kind: Command, Type: "command"},
 		{Topic: "commands/{device}/{name}", Kind: Command, Type: "command"},
+		{Topic: "cancel/{name}", Kind: Command, Type: "cancel"},
+		{Topic: "cancel/{device}/{name}", Kind: Command, Type: "cancel"},
 	}
 	for _, base := range []string{"shadow", "shadow/name/{name}", "$aws/things/{device}/shadow", "$aws/things/{device}/shadow/name/{name}"} {
 		for _, verb := range []string{"get", "update", "delete"} {
@@ -25,7 +27,7 @@ var native = sync.OnceValue(func() *Dialect {
 		}
 		speaks = append(speaks, Rule{Topic: base + "/{message}", Kind: Shadow})
 	}
-	d, err := New("native", up, speaks, []string{"commands/*", "commands/{device}/*", "shadow/#", "$aws/things/{device}/shadow/#"})
+	d, err := New("native", up, speaks, []string{"commands/*", "commands/{device}/*", "cancel/*", "cancel/{device}/*", "shadow/#", "$aws/things/{device}/shadow/#"})
 	if err != nil {
 		panic(err) // a mistake in the rules above, found by every test
 	}

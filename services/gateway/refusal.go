@@ -25,6 +25,8 @@ const (
 	LogUnknown   Reason = "outcome_unknown" // may or may not be stored
 	Unavailable  Reason = "unavailable"     // stopping, or the log is closed
 	Internal     Reason = "internal"        // a defect of ours
+	BadAnswer    Reason = "bad_answer"      // an answer to a command that cannot be read; not to be sent again
+	Unasked      Reason = "unasked"         // an answer to what the device was not asked, or no longer; not to be sent again
 )
 
 // In every protocol, a reason's answer.
@@ -42,6 +44,8 @@ var answers = map[Reason]struct {
 	LogUnknown:   {packet.ImplementationError, problem.OutcomeUnknown},
 	Unavailable:  {packet.ServerBusy, problem.Unavailable},
 	Internal:     {packet.ImplementationError, problem.Internal},
+	BadAnswer:    {packet.PayloadFormatInvalid, problem.InvalidBody},
+	Unasked:      {packet.NotAuthorized, problem.Forbidden},
 }
 
 // A Refusal is why a message did not get the acknowledgement it asked for.

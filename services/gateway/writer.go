@@ -90,7 +90,7 @@ func (c *conn) answer(buf []byte, s *slot) []byte {
 	if r := s.refusal; r != nil {
 		says := c.version == packet.V5 && s.ack != 0
 		switch r.Reason {
-		case Undecodable:
+		case Undecodable, BadAnswer, Unasked:
 		case ForeignTopic, UnknownTopic, BadType:
 			if !says {
 				return c.hangUp(buf, r)

@@ -49,6 +49,7 @@ type Config struct {
 	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes. 0: half of the machine's, 4 GiB at most." default:"0" placeholder:"BYTES"`
 
 	MaxConnections int `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
+	MaxCommands    int `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
 	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
 	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
@@ -138,6 +139,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxConnections < 1 {
 		bad("max-connections", "%d", c.MaxConnections)
+	}
+	if c.MaxCommands < 1 {
+		bad("max-commands", "%d", c.MaxCommands)
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("tls-cert", "--tls-cert and --tls-key go together")

@@ -29,6 +29,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -45,6 +46,7 @@ type Node struct {
 	auth        *auth.Directory
 	gateway     *gateway.Gateway
 	shadows     *shadows.Shadows
+	commands    *commands.Commands
 	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
 	metrics     *prometheus.Registry
@@ -90,7 +92,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startShadows, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

@@ -1,0 +1,164 @@
+package commands
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/command"
+)
+
+// A Request is what somebody asks of a device.
+type Request struct {
+	Device     string
+	Name       string
+	Parameters json.RawMessage // JSON, or nil
+	Policy     command.Policy
+	Priority   int // higher goes first
+	DryRun     bool
+	Deadline   time.Time // nothing is written to the device after it
+	AnswerBy   time.Time // without a final answer by then: timed_out
+	Key        string    // the idempotency key; empty: every request is another command
+	Digest     string    // of the request as it came; the same key with another digest is refused
+	By         string    // who asks
+}
+
+const (
+	maxName     = 128 // bytes
+	maxKey      = 256
+	maxPriority = 100 // either way
+)
+
+// Queue makes a command. With a key that was used before for the same request
+// it answers with the command that there is; View.Changed tells them apart.
+//
+// Errors: ErrNoDevice, ErrTooMany; command.ErrInvalid, ErrPastDeadline,
+// ErrExists (the key was used for another request); those of events.Log.Append.
+func (s *Commands) Queue(ctx context.Context, r Request) (View, error) {
+	if s.known != nil && !s.known(r.Device) {
+		return View{}, fmt.Errorf("queue command %s to %s: %w", r.Name, r.Device, ErrNoDevice)
+	}
+	bad := func(format string, args ...any) (View, error) {
+		return View{}, fmt.Errorf("queue command %.140q: %s: %w", r.Name, fmt.Sprintf(format, args...), command.ErrInvalid)
+	}
+	now := s.clock.ms()
+	switch horizon := now + s.limits.Horizon.Milliseconds(); {
+	case len(r.Name) > maxName || !printable(r.Name):
+		return bad("a name is up to %d bytes of printable text", maxName)
+	case len(r.Key) > maxKey:
+		return bad("an idempotency key has at most %d bytes", maxKey)
+	case len(r.Parameters) > s.limits.Bytes:
+		return bad("parameters have %d bytes, at most %d are taken", len(r.Parameters), s.limits.Bytes)
+	case r.Priority > maxPriority || r.Priority < -maxPriority:
+		return bad("priority %d; %d to %d are possible", r.Priority, -maxPriority, maxPriority)
+	case r.Deadline.UnixMilli() > horizon || r.AnswerBy.UnixMilli() > horizon+s.limits.Horizon.Milliseconds():
+		return bad("a deadline lies at most %s ahead", s.limits.Horizon)
+	}
+	id := events.UniqueID()
+	if r.Key != "" {
+		id = events.DeriveID(r.Device, "command", []byte(r.Key))
+	}
+	o := command.Order{
+		ID: id, Device: r.Device, Name: r.Name, Parameters: r.Parameters, Policy: r.Policy, Priority: r.Priority, DryRun: r.DryRun,
+		Deadline: r.Deadline.UnixMilli(), AnswerBy: r.AnswerBy.UnixMilli(), Key: r.Key, Digest: r.Digest,
+	}
+	return s.do(ctx, key{r.Device, id}, task{create: true, decide: func(c *command.Command, at int64) (command.Fact, error) {
+		if c.State == "" && s.openOf(r.Device) >= s.limits.Open {
+			return command.Fact{}, fmt.Errorf("queue command %s to %s: it has %d: %w", r.Name, r.Device, s.limits.Open, ErrTooMany)
+		}
+		return c.Queue(o, at, r.By)
+	}})
+}
+
+func printable(text string) bool {
+	for _, r := range text {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Commands) openOf(device string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.devices[device]; d != nil {
+		return len(d.open)
+	}
+	return 0
+}
+
+// Cancel ends a command that was not sent. One that was sent gets the request
+// to the device, and the view's state is what it was: whether the device obeys
+// is known from its answer.
+//
+// Errors: command.ErrNoCommand, ErrFinal; those of events.Log.Append.
+func (s *Commands) Cancel(ctx context.Context, device, id, by, reason string) (View, error) {
+	return s.do(ctx, key{device, id}, task{decide: func(c *command.Command, at int64) (command.Fact, error) {
+		return c.Cancel(at, by, reason)
+	}})
+}
+
+// Get returns a command with its whole history.
+//
+// Errors: command.ErrNoCommand; those of events.Log.Read.
+func (s *Commands) Get(ctx context.Context, device, id string) (View, error) {
+	k := key{device, id}
+	s.mu.Lock()
+	if e := s.entries[k]; e != nil && e.loaded && e.c.State != "" {
+		v := e.view()
+		s.mu.Unlock()
+		return v, nil
+	}
+	s.mu.Unlock()
+	var v View
+	for ev, err := range s.log.Read(ctx, k.stream(), events.Latest) {
+		if err != nil {
+			return View{}, fmt.Errorf("command %s to %s: %w", id, device, err)
+		}
+		if f, err := command.ParseFact(ev.Payload); err == nil {
+			v.Evolve(f)
+			v.Position = ev.Position
+		}
+	}
+	if v.State == "" {
+		return View{}, fmt.Errorf("command %s to %s: %w", id, device, command.ErrNoCommand)
+	}
+	return v, nil
+}
+
+// view is a copy for others. The caller holds Commands.mu.
+func (e *entry) view() View {
+	c := e.c
+	c.History = slices.Clip(c.History)
+	return View{Command: c, Position: e.at}
+}
+
+// List returns up to limit of a device's commands, the newest first: all open
+// ones, and those that ended lately. Older ones are in ClickHouse.
+func (s *Commands) List(device string, limit int) []View {
+	s.mu.Lock()
+	var all []View
+	if d := s.devices[device]; d != nil {
+		for e := range d.open {
+			all = append(all, e.view())
+		}
+	}
+	for i := len(s.ended) - 1; i >= 0; i-- {
+		if e := s.ended[i]; e.device == device {
+			all = append(all, e.view())
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b View) int {
+		if c := cmp.Compare(b.History[0].At, a.History[0].At); c != 0 {
+			return c
+		}
+		return cmp.Compare(b.Order.ID, a.Order.ID)
+	})
+	return all[:min(limit, len(all))]
+}
