@@ -8,7 +8,7 @@ import (
 
 // reservedNames are tables, views and topics of ours.
 var reservedNames = []string{
-	"audit", "batch", "checkpoints", "commands", "coverage", "credentials", "dead_letters", "default", "devices",
+	"audit", "batch", "checkpoints", "command_steps", "commands", "coverage", "credentials", "dead_letters", "default", "devices",
 	"events", "gaps", "ingest", "ingest_delay", "jobs", "latest", "migrations", "presence", "registry", "samples",
 	"schemas", "shadow", "shadow_changes", "shadows", "system", "tombstones", "trips", "verify",
 }

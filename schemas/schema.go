@@ -32,6 +32,18 @@ func newSchema(name string, version uint32, src Source, root *node) (*Schema, er
 	return s, nil
 }
 
+// Own compiles the schema of a table of ours, under a name that no message type
+// may have. It has version 1 and is in no registry.
+//
+// Errors: *InvalidError.
+func Own(name string, src Source) (*Schema, error) {
+	root, err := compile(name, src)
+	if err != nil {
+		return nil, err
+	}
+	return newSchema(name, 1, src, root)
+}
+
 // Name is the message type.
 func (s *Schema) Name() string { return s.name }
 

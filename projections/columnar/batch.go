@@ -49,16 +49,25 @@ func newBatch(mem memory.Allocator) *batch {
 }
 
 // add decodes one event into its rows. schema is nil for control facts and for
-// messages that were accepted without one; a repeat gets its row in events and
+// messages that were accepted without one, fact for what has no table of facts; a repeat gets its row in events and
 // no other. ok is false when the batch has to be inserted first; nothing was
 // added then.
-func (b *batch) add(e events.Event, schema *schemas.Schema, repeat bool) (ok bool) {
+func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool) {
 	ref := rowRef{sent: e.Received}
+	payload := e.Payload
+	if fact != nil {
+		var err error
+		if payload, err = fact.Rows(e); err != nil {
+			b.dead = append(b.dead, deadWhole(e, err))
+		} else {
+			schema = fact.Schema
+		}
+	}
 	switch {
 	case schema != nil && !repeat:
 		t := b.messageRows(schema)
 		before := t.samples.Rows()
-		rows, bad, err := t.samples.Append(e.Payload, e.Received)
+		rows, bad, err := t.samples.Append(payload, e.Received)
 		switch {
 		case errors.Is(err, schemas.ErrBatchFull):
 			return false
@@ -70,7 +79,7 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, repeat bool) (ok boo
 		}
 		t.meta.append(&e, rows)
 		b.rows += rows
-		b.bytes += int64(rows)*t.width + int64(len(e.Payload))
+		b.bytes += int64(rows)*t.width + int64(len(payload))
 		if rows > 0 {
 			ref.table, ref.row = t, before
 		}

@@ -93,7 +93,7 @@ func BenchmarkInsert(b *testing.B) {
 	}
 	full := newBatch(memory.NewGoAllocator())
 	for n := range benchBlock {
-		full.add(benchEvent(n, s.Version()), s, false)
+		full.add(benchEvent(n, s.Version()), s, nil, false)
 	}
 	blk := full.seal()[0]
 	user, password := bb.engine.Writer()
@@ -238,7 +238,7 @@ func BenchmarkBuild(b *testing.B) {
 		n++
 		e.Position.Seq = uint64(n)
 		r.fold(&e)
-		full.add(e, s, false)
+		full.add(e, s, nil, false)
 		if full.rows >= 200_000 {
 			for _, blk := range full.seal() {
 				blk.release()

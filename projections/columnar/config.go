@@ -28,6 +28,10 @@ type Config struct {
 	Patience time.Duration // for one insert, before its outcome is called unknown; 0 is 2 minutes
 	Stall    time.Duration // without an event while the log has more, before it is read anew; 0 is 15 s
 
+	// Facts are tables made of control facts; only the writer of the control
+	// partition needs them.
+	Facts []FactTable
+
 	Logger *slog.Logger
 
 	// Fault, for tests, is asked before and after each step that can fail

@@ -81,10 +81,11 @@ func (r *reader) follow(ctx context.Context) error {
 
 // add waits until the event has room; it has not when ctx ended.
 func (r *reader) add(ctx context.Context, e events.Event, schema *schemas.Schema, repeat bool) bool {
+	fact := r.facts[e.Stream.Kind]
 	for {
 		r.mu.Lock()
 		taken := r.taken
-		if !r.full && r.current.add(e, schema, repeat) {
+		if !r.full && r.current.add(e, schema, fact, repeat) {
 			first := r.current.events == 1
 			r.full = r.current.rows >= r.cfg.MaxRows || r.current.bytes >= r.cfg.MaxBytes
 			wake := first || r.full

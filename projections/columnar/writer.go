@@ -40,6 +40,7 @@ type Writer struct {
 	ensured    map[string]uint32 // version of each message table's schema
 	age        time.Duration     // how old a batch may get; see adapt
 
+	facts   map[events.Kind]*FactTable
 	repeats *repeats // of the reading goroutine, once it runs
 }
 
@@ -59,8 +60,11 @@ func New(cfg Config) (*Writer, error) {
 		client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: cfg.Server.TLS, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
 		}},
-		due: make(chan struct{}, 1), taken: make(chan struct{}), ensured: map[string]uint32{}, claims: map[uint64]bool{}, age: cfg.MaxAge,
+		due: make(chan struct{}, 1), taken: make(chan struct{}), ensured: map[string]uint32{}, facts: map[events.Kind]*FactTable{}, claims: map[uint64]bool{}, age: cfg.MaxAge,
 		status: projections.Status{Name: "columnar", Partition: cfg.Partition},
+	}
+	for i := range cfg.Facts {
+		w.facts[cfg.Facts[i].Kind] = &cfg.Facts[i]
 	}
 	w.current = newBatch(w.mem)
 	return w, nil
@@ -108,6 +112,14 @@ func (w *Writer) Run(ctx context.Context) error {
 			return nil
 		}
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	}
+	for _, f := range w.cfg.Facts { // so that it can be queried before its first fact
+		if err := w.ensure(ctx, f.Schema); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+		}
 	}
 	reading, stop := context.WithCancel(ctx)
 	read, ended := make(chan error, 1), make(chan struct{})

@@ -52,6 +52,9 @@ type Config struct {
 	MaxCommands    int `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
 	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
+	ShadowBytes int `name:"shadow-bytes" help:"Largest shadow document, bytes of desired and reported together; AWS's is ${default}." default:"8192" placeholder:"BYTES"`
+	ShadowDepth int `name:"shadow-depth" help:"Levels of nesting below desired and reported; AWS's is ${default}." default:"6" placeholder:"N"`
+
 	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
 	TLSKey  string `name:"tls-key" help:"Its key, PEM." type:"path" placeholder:"FILE"`
 }
@@ -136,6 +139,12 @@ func (c Config) Validate() error {
 	}
 	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
 		bad("max-payload", "%d; 1 KiB to 8 MiB are possible", c.MaxPayload)
+	}
+	if c.ShadowBytes < 1 || c.ShadowBytes > 120<<10 {
+		bad("shadow-bytes", "%d; 1 byte to 120 KiB are possible", c.ShadowBytes)
+	}
+	if c.ShadowDepth < 1 || c.ShadowDepth > 100 {
+		bad("shadow-depth", "%d; 1 to 100 are possible", c.ShadowDepth)
 	}
 	if c.MaxConnections < 1 {
 		bad("max-connections", "%d", c.MaxConnections)

@@ -441,12 +441,17 @@ func (n *Node) startProjections(context.Context) error {
 	if !n.cfg.Has("project") {
 		return nil
 	}
+	changes, err := shadowTable()
+	if err != nil {
+		return err
+	}
 	for _, p := range n.log.Partitions() {
 		if p == events.DeadLetterPartition {
 			continue // what is there came from the writer itself
 		}
 		w, err := columnar.New(columnar.Config{
 			Log: n.appends, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
+			Facts: []columnar.FactTable{changes},
 		})
 		if err != nil {
 			return err

@@ -157,4 +157,7 @@ func TestShadowConformance(t *testing.T) {
 		t.Errorf("view %s, want %s", now, want)
 	}
 	p.await("SELECT count() FROM tacho.events WHERE kind = 'shadow' AND device = 'car-1'", "5")
+	p.await("SELECT groupArray((version, change, by, section, path, value)) FROM (SELECT * FROM tacho.shadow_changes WHERE device = 'car-1' ORDER BY _seq, _row) FORMAT TSVRaw",
+		`[(1,'updated','device','reported','/locked','true'),(2,'updated','admin','desired','/locked','false'),(3,'updated','device','reported','/locked','false'),`+
+			`(3,'deleted','device','','',NULL),(4,'updated','device','desired','/locked','true')]`)
 }

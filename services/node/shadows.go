@@ -6,6 +6,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/shadow"
+	"github.com/tachograph/tachograph/schemas"
 	"github.com/tachograph/tachograph/services/dialect"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/shadows"
@@ -23,10 +27,22 @@ func (n *Node) makeGateway(context.Context) error {
 	return nil
 }
 
+// shadowTable makes ClickHouse's table of changes of the shadows' facts.
+func shadowTable() (columnar.FactTable, error) {
+	s, err := schemas.Own(shadow.TableName, schemas.Source{Format: schemas.FormatProto, Text: shadow.TableSchema})
+	return columnar.FactTable{
+		Kind: events.Shadow, Schema: s,
+		Rows: func(e events.Event) ([]byte, error) { return shadow.TableRows(e.Stream.Name, e.Type, e.Payload) },
+	}, err
+}
+
 // startShadows folds the shadows, gives them to the devices of this process,
 // and keeps their view where projections run.
 func (n *Node) startShadows(ctx context.Context) (err error) {
-	if n.shadows, err = shadows.Open(ctx, shadows.Config{Log: n.appends, Logger: n.logger}); err != nil {
+	if n.shadows, err = shadows.Open(ctx, shadows.Config{
+		Log: n.appends, Logger: n.logger,
+		Limits: shadows.Limits{Document: shadow.Limits{Bytes: n.cfg.ShadowBytes, Depth: n.cfg.ShadowDepth}},
+	}); err != nil {
 		return err
 	}
 	if n.gateway != nil {
