@@ -22,6 +22,7 @@ import (
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
@@ -34,6 +35,7 @@ type Config struct {
 	Admin     *auth.Admin
 	KV        jetstream.KeyValue // bucket of the projection latest
 	Shadows   *shadows.Shadows
+	Commands  *commands.Commands
 	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
 	Ready     func() (ok bool, why []string) // of the whole process
 	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
@@ -42,19 +44,21 @@ type Config struct {
 }
 
 type api struct {
-	log     events.Log
-	catalog *catalog.Catalog
-	devices *auth.Directory
-	keys    *auth.Admin
-	latest  jetstream.KeyValue
-	shadows *shadows.Shadows
-	ready   func() (bool, []string)
-	runners []projections.Runner
-	logger  *slog.Logger
+	log      events.Log
+	catalog  *catalog.Catalog
+	devices  *auth.Directory
+	keys     *auth.Admin
+	latest   jetstream.KeyValue
+	shadows  *shadows.Shadows
+	commands *commands.Commands
+	ready    func() (bool, []string)
+	runners  []projections.Runner
+	logger   *slog.Logger
 
-	mux     *http.ServeMux
-	metrics *metrics
-	readers chan struct{} // one for each reader of events at work
+	mux      *http.ServeMux
+	metrics  *metrics
+	readers  chan struct{} // one for each reader of events at work
+	watchers chan struct{} // and for each who waits for a command
 }
 
 //go:embed openapi.yaml
@@ -63,10 +67,10 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, shadows: c.Shadows,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, shadows: c.Shadows, commands: c.Commands,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
-		readers: make(chan struct{}, eventReaders),
+		readers: make(chan struct{}, eventReaders), watchers: make(chan struct{}, commandWatchers),
 	}
 	if c.Telemetry == nil {
 		c.Telemetry = a.handle(noGateway)
@@ -102,6 +106,12 @@ func (a *api) routes(c Config) []route {
 		{"POST /things/{id}/shadow", a.handle(a.aws(a.own(a.awsUpdate)))},
 		{"DELETE /things/{id}/shadow", a.handle(a.aws(a.own(a.awsDelete)))},
 		{"GET /api/things/shadow/ListNamedShadowsForThing/{id}", a.handle(a.aws(a.own(a.awsNames)))},
+		{"POST /v1/devices/{id}/commands", a.handle(a.admin(a.addCommand))},
+		{"GET /v1/devices/{id}/commands", a.handle(a.admin(a.listCommands))},
+		{"GET /v1/devices/{id}/commands/{command}", a.handle(a.admin(a.getCommand))},
+		{"DELETE /v1/devices/{id}/commands/{command}", a.handle(a.admin(a.cancelCommand))},
+		{"GET /v1/devices/{id}/commands/{command}/events", a.handle(a.admin(a.watchCommand))},
+		{"POST /v1/commands", a.handle(a.admin(a.addCommands))},
 		{"POST /v1/schemas", a.handle(a.admin(a.addSchema))},
 		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},

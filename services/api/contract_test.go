@@ -40,6 +40,8 @@ func TestContract(t *testing.T) {
 		{"POST", "/v1/devices/car-1/token"}, {"GET", "/v1/devices/car-1/state"}, {"POST", "/v1/schemas"}, {"GET", "/v1/schemas"},
 		{"GET", "/v1/devices/car-1/shadow"}, {"POST", "/v1/devices/car-1/shadow"}, {"DELETE", "/v1/devices/car-1/shadow"},
 		{"GET", "/v1/devices/car-1/shadow/history"}, {"GET", "/v1/devices/car-1/shadows"}, {"GET", "/v1/shadows/pending"},
+		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
+		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
@@ -68,6 +70,7 @@ func TestContract(t *testing.T) {
 	for _, c := range []struct{ method, path string }{
 		{"GET", ""}, {"DELETE", ""}, {"POST", "/token"}, {"GET", "/state"},
 		{"GET", "/shadow"}, {"POST", "/shadow"}, {"DELETE", "/shadow"}, {"GET", "/shadow/history"}, {"GET", "/shadows"},
+		{"POST", "/commands"}, {"GET", "/commands"}, {"GET", "/commands/x"}, {"DELETE", "/commands/x"}, {"GET", "/commands/x/events"},
 	} {
 		refused(admin(c.method, "/v1/devices/nobody"+c.path, ""), problem.DeviceNotFound)
 		refused(admin(c.method, "/v1/devices/a%2Fb"+c.path, ""), problem.InvalidDeviceID)
@@ -80,6 +83,7 @@ func TestContract(t *testing.T) {
 	f.answered(call{method: "GET", path: "/v1/devices/car-1/state", token: "admin", header: http.Header{"If-None-Match": {etag}}}, 304, nil)
 
 	shadowContract(t, f, car, refused)
+	commandContract(t, f, refused)
 
 	// Telemetry: the gateway's answers, by the same document and table.
 	lines := http.Header{"Content-Type": {"application/x-ndjson"}}
@@ -135,6 +139,7 @@ func TestContract(t *testing.T) {
 		admin("DELETE", "/v1/devices/car-2", ""),
 		admin("POST", "/v1/devices/car-1/shadow", `{"state":{"desired":{"full":1}}}`),
 		admin("DELETE", "/v1/devices/car-1/shadow?name=kept", ""),
+		admin("POST", "/v1/devices/car-1/commands", `{"name":"honk"}`),
 		admin("POST", "/v1/schemas?name=wheel", tyre),
 	}
 	for _, c := range writes {

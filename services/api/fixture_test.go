@@ -27,6 +27,7 @@ import (
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
+	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -35,16 +36,17 @@ import (
 // NATS server, called over a real socket. Every answer it gets is held against
 // openapi.yaml.
 type fixture struct {
-	t       testing.TB
-	log     *memlog.Log
-	catalog *catalog.Catalog
-	devices *auth.Directory
-	kv      jetstream.KeyValue
-	nats    *server.Server
-	url     string
-	admin   string
-	handler http.Handler
-	logged  *logBuffer
+	t        testing.TB
+	log      *memlog.Log
+	catalog  *catalog.Catalog
+	devices  *auth.Directory
+	commands *commands.Commands
+	kv       jetstream.KeyValue
+	nats     *server.Server
+	url      string
+	admin    string
+	handler  http.Handler
+	logged   *logBuffer
 
 	fault atomic.Pointer[faultOf] // what the log's next steps answer
 	step  atomic.Pointer[func(op string) error]
@@ -131,6 +133,11 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	orders, err := commands.Open(ctx, commands.Config{Log: f.log, Limits: commands.Limits{Open: openCommands}, Known: func(id string) bool { _, ok := f.devices.Get(id); return ok }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.commands = orders
 	dir := t.TempDir()
 	admin, err := auth.AdminToken(dir)
 	if err != nil {
@@ -143,13 +150,14 @@ func newFixture(t testing.TB) *fixture {
 	f.admin = strings.TrimSpace(string(token))
 	f.openBucket()
 
-	following := make(chan struct{}, 3)
+	following := make(chan struct{}, 4)
+	go func() { _ = orders.Run(ctx); following <- struct{}{} }()    // ends with ctx
 	go func() { _ = fleet.Run(ctx); following <- struct{}{} }()     // ends with ctx
 	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }() // ends with ctx
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	h := New(Config{
-		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Shadows: fleet,
+		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Shadows: fleet, Commands: orders,
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {

@@ -23,6 +23,14 @@ const (
 	schemaBytes  = 1 << 20
 	shadowBytes  = 128 << 10 // as AWS IoT's broker
 	eventReaders = 8
+
+	commandBytes    = 128 << 10
+	commandDevices  = 1000 // of one call
+	commandsAtOnce  = 32   // that one call has appended side by side
+	commandWatchers = 1024
+	longestWait     = 50 * time.Second
+	beat            = 15 * time.Second // of a stream without news
+	reasonBytes     = 1024
 )
 
 // Server returns an http.Server with the bounds that keep a slow or hostile

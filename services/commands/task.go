@@ -116,6 +116,7 @@ func (s *Commands) carryOut(e *entry, tasks []*task) {
 			return
 		}
 	}
+	var trouble error
 	for range attempts {
 		evs, last, err := s.decide(e, tasks)
 		if err != nil {
@@ -141,6 +142,7 @@ func (s *Commands) carryOut(e *entry, tasks []*task) {
 			}
 			var stored bool
 			if pos, stored = ids[evs[len(evs)-1].ID]; !stored {
+				trouble = err
 				continue
 			}
 			err = nil // it was only the answer that was lost
@@ -152,7 +154,7 @@ func (s *Commands) carryOut(e *entry, tasks []*task) {
 		s.conclude(e, tasks, pos, len(evs))
 		return
 	}
-	fail(&events.ConflictError{Stream: e.stream()})
+	fail(trouble)
 }
 
 // doubtful reads the command's stream when it was taken for new and something

@@ -521,7 +521,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Shadows: n.shadows, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Shadows: n.shadows, Commands: n.commands, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

@@ -12,35 +12,41 @@ type Code string
 
 // The codes. Their rows in the table hold status and hint.
 const (
-	InvalidRequest     Code = "invalid_request"      // query, header or path that cannot be understood
-	InvalidBody        Code = "invalid_body"         // a body that is not the JSON asked for
-	InvalidDeviceID    Code = "invalid_device_id"    // an id that no device can have
-	InvalidMessageType Code = "invalid_message_type" // a message type name that no schema can have
-	InvalidSchema      Code = "invalid_schema"       // a schema that does not parse or cannot become a table
-	IncompatibleSchema Code = "incompatible_schema"  // a change that would break what is stored
-	UndecodablePayload Code = "undecodable_payload"  // telemetry that does not fit its schema; see details.kept
-	Unauthenticated    Code = "unauthenticated"      // no token, or one that is not known
-	Forbidden          Code = "forbidden"            // a known token that may not do this
-	NotFound           Code = "not_found"            // no such path
-	DeviceNotFound     Code = "device_not_found"     // no such device
-	SchemaNotFound     Code = "schema_not_found"     // no such schema, or no such version of it
-	InvalidShadow      Code = "invalid_shadow"       // a shadow request that breaks a rule of its document
-	ShadowNotFound     Code = "shadow_not_found"     // the device has no shadow of that name
-	StateNotFound      Code = "state_not_found"      // the device exists and has sent nothing yet
-	MethodNotAllowed   Code = "method_not_allowed"   // the path exists, the method does not
-	DeviceExists       Code = "device_exists"        // an id that is taken
-	VersionConflict    Code = "version_conflict"     // the shadow has another version than the request names
-	Conflict           Code = "conflict"             // another writer was first
-	PayloadTooLarge    Code = "payload_too_large"    // body or message over its limit
-	UnsupportedMedia   Code = "unsupported_media"    // a content type or encoding that is not read here
-	TooManyRequests    Code = "too_many_requests"    // over a rate or concurrency limit
-	Timeout            Code = "timeout"              // the request was not read or answered in time
-	LogFull            Code = "log_full"             // the log takes nothing more
-	OutcomeUnknown     Code = "outcome_unknown"      // may or may not have happened
-	HistoryTruncated   Code = "history_truncated"    // asked for events that were purged
-	Unavailable        Code = "unavailable"          // starting, stopping, or a part is down
-	NotReady           Code = "not_ready"            // readyz: details.waiting_for says what for
-	Internal           Code = "internal"             // a defect of ours; the log has the request id
+	InvalidRequest     Code = "invalid_request"        // query, header or path that cannot be understood
+	InvalidBody        Code = "invalid_body"           // a body that is not the JSON asked for
+	InvalidDeviceID    Code = "invalid_device_id"      // an id that no device can have
+	InvalidMessageType Code = "invalid_message_type"   // a message type name that no schema can have
+	InvalidSchema      Code = "invalid_schema"         // a schema that does not parse or cannot become a table
+	IncompatibleSchema Code = "incompatible_schema"    // a change that would break what is stored
+	UndecodablePayload Code = "undecodable_payload"    // telemetry that does not fit its schema; see details.kept
+	Unauthenticated    Code = "unauthenticated"        // no token, or one that is not known
+	Forbidden          Code = "forbidden"              // a known token that may not do this
+	NotFound           Code = "not_found"              // no such path
+	DeviceNotFound     Code = "device_not_found"       // no such device
+	SchemaNotFound     Code = "schema_not_found"       // no such schema, or no such version of it
+	InvalidShadow      Code = "invalid_shadow"         // a shadow request that breaks a rule of its document
+	ShadowNotFound     Code = "shadow_not_found"       // the device has no shadow of that name
+	StateNotFound      Code = "state_not_found"        // the device exists and has sent nothing yet
+	InvalidCommand     Code = "invalid_command"        // a command that no device could be sent
+	DeadlinePassed     Code = "deadline_passed"        // a command whose deadline is not in the future
+	CommandNotFound    Code = "command_not_found"      // the device has no command of that id
+	KeyReused          Code = "idempotency_key_reused" // the key was used for another request
+	CommandFinal       Code = "command_final"          // a command that has its final state cannot be cancelled
+	TooManyCommands    Code = "too_many_commands"      // the device has as many open commands as it may
+	MethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
+	DeviceExists       Code = "device_exists"          // an id that is taken
+	VersionConflict    Code = "version_conflict"       // the shadow has another version than the request names
+	Conflict           Code = "conflict"               // another writer was first
+	PayloadTooLarge    Code = "payload_too_large"      // body or message over its limit
+	UnsupportedMedia   Code = "unsupported_media"      // a content type or encoding that is not read here
+	TooManyRequests    Code = "too_many_requests"      // over a rate or concurrency limit
+	Timeout            Code = "timeout"                // the request was not read or answered in time
+	LogFull            Code = "log_full"               // the log takes nothing more
+	OutcomeUnknown     Code = "outcome_unknown"        // may or may not have happened
+	HistoryTruncated   Code = "history_truncated"      // asked for events that were purged
+	Unavailable        Code = "unavailable"            // starting, stopping, or a part is down
+	NotReady           Code = "not_ready"              // readyz: details.waiting_for says what for
+	Internal           Code = "internal"               // a defect of ours; the log has the request id
 )
 
 type row struct {
@@ -65,6 +71,12 @@ var table = map[Code]row{
 	InvalidShadow:      {status: 400, hint: "mend the document: {\"state\":{\"desired\":{…},\"reported\":{…}},\"version\":N,\"clientToken\":\"…\"}"},
 	ShadowNotFound:     {status: 404, hint: "an update makes the shadow; tacho shadow list DEVICE shows the names there are"},
 	StateNotFound:      {status: 404, hint: "the device exists but nothing of it has been folded yet; send a message first"},
+	InvalidCommand:     {status: 400, hint: "see /openapi.yaml for what a command holds; parameters must fit the schema command_NAME where there is one"},
+	DeadlinePassed:     {status: 400, hint: "give a deadline in the future, such as 30s"},
+	CommandNotFound:    {status: 404, hint: "tacho command list DEVICE shows the newest; older ones are in tacho.commands"},
+	KeyReused:          {status: 409, hint: "use a new Idempotency-Key for every new request, and the same only for the very same body"},
+	CommandFinal:       {status: 409, hint: "it is over; GET shows what came of it"},
+	TooManyCommands:    {status: 429, retryAfter: 60, hint: "cancel some, or wait until they are answered or past their deadlines; --max-commands sets the number"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
 	VersionConflict:    {status: 409, hint: "get the shadow, decide again, send its version; or leave the version out"},
