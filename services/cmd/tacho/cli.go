@@ -17,6 +17,7 @@ type commands struct {
 	Device  DeviceCommand  `cmd:"" help:"Add, list and remove devices."`
 	Schema  SchemaCommand  `cmd:"" help:"Register and show schemas."`
 	Shadow  ShadowCommand  `cmd:"" help:"Show and change what devices should be."`
+	Command CommandCommand `cmd:"" help:"Tell devices what to do, and see what came of it."`
 	State   StateCommand   `cmd:"" help:"Print the newest value of every signal of a device."`
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`

@@ -18,6 +18,7 @@ import (
 type client struct {
 	base, token string
 	http        *http.Client
+	header      http.Header // of every call, beside what it needs; may be nil
 }
 
 func (p *Place) client() (*client, error) {
@@ -44,25 +45,43 @@ func (c *client) do(ctx context.Context, method, path, contentType string, body 
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	for name, values := range c.header {
+		req.Header[name] = values
+	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.open(req)
 	if err != nil {
-		return nil, unreachable(ctx, c.base, err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerBytes))
 	if err != nil {
 		return nil, unreachable(ctx, c.base, err)
 	}
+	return answer, nil
+}
+
+// open makes a request and returns a 2xx answer, whose body the caller closes;
+// any other is a fault.
+func (c *client) open(req *http.Request) (*http.Response, error) {
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, unreachable(req.Context(), c.base, err)
+	}
 	if resp.StatusCode/100 == 2 {
-		return answer, nil
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerBytes))
+	if err != nil {
+		return nil, unreachable(req.Context(), c.base, err)
 	}
 	var refusal struct{ Error *problem.Problem }
 	if json.Unmarshal(answer, &refusal) != nil || refusal.Error == nil || refusal.Error.Code == "" {
-		return nil, failed(exitFailed, "is it the address of a Tachograph node?", "call %s: it answered %s", c.base+path, resp.Status)
+		return nil, failed(exitFailed, "is it the address of a Tachograph node?", "call %s: it answered %s", req.URL, resp.Status)
 	}
 	return nil, refused(refusal.Error)
 }

@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 					"tail":       tail,
 					"tailed":     endOfTail,
 					"exits":      exits,
+					"cancel":     cancelCommand,
 				},
 			})
 		})
@@ -107,6 +108,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if want := args[0]; strconv.Itoa(code) != want {
 		ts.Fatalf("%v: exit code %d, want %s", args[1:], code, want)
 	}
+}
+
+// cancel DIR DEVICE FILE cancels the command whose id is in the file.
+func cancelCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: cancel DIR DEVICE FILE")
+	}
+	ts.Check(ts.Exec("tacho", "command", "cancel", args[1], strings.TrimSpace(ts.ReadFile(args[2])), "--data", args[0]))
 }
 
 // eventually COMMAND repeats the command until it succeeds; its last output is

@@ -92,7 +92,7 @@ type ShadowSet struct {
 
 // Run changes the desired state.
 func (c *ShadowSet) Run(ctx context.Context, out *output) error {
-	desired, err := changeOf(c.Change)
+	desired, err := changeOf("change shadow", c.Change)
 	if err != nil {
 		return err
 	}
@@ -119,12 +119,12 @@ func (c *ShadowSet) Run(ctx context.Context, out *output) error {
 	return nil
 }
 
-// changeOf makes a JSON object of the command line's words.
-func changeOf(words []string) (json.RawMessage, error) {
+// changeOf makes a JSON object of the command line's words. what says what for.
+func changeOf(what string, words []string) (json.RawMessage, error) {
 	const remedy = `such as locked=true, climate.target=21.5 or '{"locked":true}'`
 	if len(words) == 1 && strings.HasPrefix(strings.TrimSpace(words[0]), "{") {
 		if !json.Valid([]byte(words[0])) {
-			return nil, failed(exitUsage, remedy, "change shadow: %s is not JSON", printable(words[0]))
+			return nil, failed(exitUsage, remedy, "%s: %s is not JSON", what, printable(words[0]))
 		}
 		return json.RawMessage(words[0]), nil
 	}
@@ -132,7 +132,7 @@ func changeOf(words []string) (json.RawMessage, error) {
 	for _, word := range words {
 		key, value, ok := strings.Cut(word, "=")
 		if !ok || key == "" {
-			return nil, failed(exitUsage, remedy, "change shadow: %s is not KEY=VALUE", printable(word))
+			return nil, failed(exitUsage, remedy, "%s: %s is not KEY=VALUE", what, printable(word))
 		}
 		at := root
 		keys := strings.Split(key, ".")
