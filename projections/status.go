@@ -34,5 +34,6 @@ type Status struct {
 	Repeats    uint64          `json:"repeats"` // messages that the device had sent before
 	Errors     uint64          `json:"errors"`  // attempts that failed and were repeated
 	LastError  string          `json:"last_error,omitempty"`
+	Resumed    bool            `json:"resumed"` // its result was reached, and where it stood is known; without it nothing is folded
 	CaughtUp   bool            `json:"caught_up"`
 }

@@ -151,7 +151,7 @@ func (p *Projection) Run(ctx context.Context) error {
 	p.written = p.cursor
 	p.mu.Lock()
 	p.status.Position = p.cursor.Position
-	p.status.CaughtUp = true
+	p.status.Resumed, p.status.CaughtUp, p.status.LastError = true, true, ""
 	p.mu.Unlock()
 
 	reading, stop := context.WithCancel(ctx)
@@ -181,7 +181,7 @@ func (p *Projection) end(ctx context.Context, err error) error {
 		err = fmt.Errorf("the log is not the one that the view was folded from (remedy: %s): %w", remedy, err)
 	}
 	p.mu.Lock()
-	p.status.CaughtUp, p.status.LastError = false, err.Error()
+	p.status.Resumed, p.status.CaughtUp, p.status.LastError = false, false, err.Error()
 	p.mu.Unlock()
 	p.cfg.Logger.Error("projection stopped", "projection", "latest", "partition", p.cfg.Partition, "error", err)
 	return fmt.Errorf("latest partition %d: %w", p.cfg.Partition, err)

@@ -173,9 +173,15 @@ func (n *Node) Ready() (ok bool, why []string) {
 	}
 	slices.Sort(why)
 	for _, r := range n.runners {
-		if s := r.Status(); s.LastError != "" && !s.CaughtUp {
-			why = append(why, fmt.Sprintf("%s of partition %d: %s", s.Name, s.Partition, s.LastError))
+		s := r.Status()
+		switch {
+		case s.LastError != "" && !s.CaughtUp:
+		case !s.Resumed:
+			s.LastError = "has not reached its result yet"
+		default:
+			continue
 		}
+		why = append(why, fmt.Sprintf("%s of partition %d: %s", s.Name, s.Partition, s.LastError))
 	}
 	return len(why) == 0, why
 }

@@ -99,6 +99,9 @@ func (v *view) Run(ctx context.Context) error {
 	if err := v.resume(ctx); err != nil {
 		return fmt.Errorf("view of shadows: %w", err)
 	}
+	v.mu.Lock()
+	v.status.Resumed = true
+	v.mu.Unlock()
 	t := time.NewTicker(flushEvery)
 	defer t.Stop()
 	for {
