@@ -32,6 +32,9 @@ type Config struct {
 	// partition needs them.
 	Facts []FactTable
 
+	// Views are made once the tables of Facts are there, in their order.
+	Views []View
+
 	Logger *slog.Logger
 
 	// Fault, for tests, is asked before and after each step that can fail

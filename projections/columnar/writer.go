@@ -113,13 +113,11 @@ func (w *Writer) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
 	}
-	for _, f := range w.cfg.Facts { // so that it can be queried before its first fact
-		if err := w.ensure(ctx, f.Schema); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	if err := w.prepare(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
 		}
+		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
 	}
 	reading, stop := context.WithCancel(ctx)
 	read, ended := make(chan error, 1), make(chan struct{})
@@ -132,6 +130,22 @@ func (w *Writer) Run(ctx context.Context) error {
 	<-ended
 	if err != nil {
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	}
+	return nil
+}
+
+// prepare makes the tables of facts and the views, so that they can be queried
+// before the first fact.
+func (w *Writer) prepare(ctx context.Context) error {
+	for _, f := range w.cfg.Facts {
+		if err := w.ensure(ctx, f.Schema); err != nil {
+			return err
+		}
+	}
+	for _, v := range w.cfg.Views {
+		if err := w.ensureView(ctx, v); err != nil {
+			return err
+		}
 	}
 	return nil
 }

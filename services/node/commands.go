@@ -3,6 +3,10 @@ package node
 import (
 	"context"
 
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/command"
+	"github.com/tachograph/tachograph/schemas"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/dialect"
 )
@@ -24,4 +28,18 @@ func (n *Node) startCommands(ctx context.Context) (err error) {
 	}
 	n.run("commands", n.commands.Run)
 	return nil
+}
+
+// commandTable makes ClickHouse's table of steps of the commands' facts, and the
+// views over it.
+func commandTable() (columnar.FactTable, []columnar.View, error) {
+	s, err := schemas.Own(command.TableName, schemas.Source{Format: schemas.FormatProto, Text: command.TableSchema})
+	var views []columnar.View
+	for _, v := range command.Views {
+		views = append(views, columnar.View{Name: v[0], Comment: v[1], Query: v[2]})
+	}
+	return columnar.FactTable{
+		Kind: events.Command, Schema: s,
+		Rows: func(e events.Event) ([]byte, error) { return command.TableRows(e.Stream.Name, e.Payload) },
+	}, views, err
 }

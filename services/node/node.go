@@ -451,14 +451,22 @@ func (n *Node) startProjections(context.Context) error {
 	if err != nil {
 		return err
 	}
+	steps, views, err := commandTable()
+	if err != nil {
+		return err
+	}
 	for _, p := range n.log.Partitions() {
 		if p == events.DeadLetterPartition {
 			continue // what is there came from the writer itself
 		}
-		w, err := columnar.New(columnar.Config{
+		cfg := columnar.Config{
 			Log: n.appends, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
-			Facts: []columnar.FactTable{changes},
-		})
+			Facts: []columnar.FactTable{changes, steps},
+		}
+		if p == events.ControlPartition {
+			cfg.Views = views
+		}
+		w, err := columnar.New(cfg)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,26 @@
+package columnar
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// A View is a query over tables that the writer keeps. It is made anew at every
+// start.
+type View struct {
+	Name, Comment string
+	Query         string // {db} stands for the quoted name of the database
+}
+
+// ensureView makes a view, in place of one of an older release.
+func (w *Writer) ensureView(ctx context.Context, v View) error {
+	return w.persist(ctx, "ensure "+v.Name, func() error {
+		db := quote(w.cfg.Server.Name())
+		query := fmt.Sprintf("CREATE OR REPLACE VIEW %s.%s AS %s COMMENT %s", db, quote(v.Name), strings.ReplaceAll(v.Query, "{db}", db), text(v.Comment))
+		if err := w.conn.Exec(ctx, query); err != nil {
+			return fmt.Errorf("create view %s: %w", v.Name, err)
+		}
+		return nil
+	})
+}
