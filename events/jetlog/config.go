@@ -55,6 +55,11 @@ type Config struct {
 	MaxBytes   int64 // of every stream; 0 is no limit but the disk's
 	Window     int   // events enqueued and not yet acknowledged, per partition; 0 is 32,768
 
+	// Interest, of a server in this process, makes public what telemetry
+	// somebody listens to (see Announce) and nothing else. Without it the server
+	// republishes every message, which costs the append path a quarter.
+	Interest Interest
+
 	Logger *slog.Logger
 
 	// BeforeSync and AfterSync, for tests, are called around every fsync of a

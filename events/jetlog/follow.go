@@ -89,9 +89,35 @@ func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after 
 // scan yields a partition's events from a sequence on, and goes on with new ones.
 func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
+		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
+		for msg, err := range l.deliver(ctx, partition, from) {
+			if err != nil {
+				yield(events.Event{}, err)
+				return
+			}
+			seq, at, err := metadata(msg.Reply())
+			var e events.Event
+			if err == nil {
+				e, err = d.decode(msg.Subject(), msg.Headers(), msg.Data(), seq, at)
+			}
+			if err != nil {
+				yield(events.Event{}, fmt.Errorf("read partition %d: %w", partition, err))
+				return
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// deliver yields a partition's messages from a sequence on, and goes on with new
+// ones until ctx ends.
+func (l *Log) deliver(ctx context.Context, partition uint16, from uint64) iter.Seq2[jetstream.Msg, error] {
+	return func(yield func(jetstream.Msg, error) bool) {
 		fail := func(err error) {
 			if ctx.Err() == nil {
-				yield(events.Event{}, fmt.Errorf("read partition %d: %w", partition, err))
+				yield(nil, fmt.Errorf("read partition %d: %w", partition, err))
 			}
 		}
 		consumer, err := l.reader.OrderedConsumer(ctx, streamName(partition), jetstream.OrderedConsumerConfig{
@@ -110,7 +136,6 @@ func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2
 		defer msgs.Stop()
 		stop := context.AfterFunc(ctx, msgs.Stop)
 		defer stop()
-		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
 		for {
 			msg, err := msgs.Next()
 			if err != nil {
@@ -120,17 +145,7 @@ func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2
 				fail(err)
 				return
 			}
-			seq, at, err := metadata(msg.Reply())
-			if err != nil {
-				fail(err)
-				return
-			}
-			e, err := d.decode(msg.Subject(), msg.Headers(), msg.Data(), seq, at)
-			if err != nil {
-				fail(err)
-				return
-			}
-			if !yield(e, nil) {
+			if !yield(msg, nil) {
 				return
 			}
 		}

@@ -70,7 +70,9 @@ func (l *Log) streamConfig(partition uint16) jetstream.StreamConfig {
 				}
 			}
 		}
-		c.RePublish = &jetstream.RePublish{Source: "in.*.*.*.*", Destination: "tacho.telemetry.{{wildcard(2)}}.{{wildcard(3)}}"}
+		if l.cfg.Interest == nil {
+			c.RePublish = &jetstream.RePublish{Source: "in.*.*.*.*", Destination: "tacho.telemetry.{{wildcard(2)}}.{{wildcard(3)}}"}
+		}
 		if l.cfg.Durability == Fast {
 			c.PersistMode = jetstream.AsyncPersistMode
 			c.AllowAtomicPublish = false
@@ -101,6 +103,12 @@ func (l *Log) openStream(ctx context.Context, partition uint16) (epoch uint32, e
 	if have.PersistMode != want.PersistMode {
 		l.cfg.Logger.Warn("persist mode is fixed when a stream is created; the stream keeps its own",
 			"stream", want.Name, "durability", l.cfg.Durability.String())
+	}
+	if (have.RePublish == nil) != (want.RePublish == nil) { // the log was moved into, or out of, an embedded server
+		have.RePublish = want.RePublish
+		if _, err := l.js.UpdateStream(ctx, have); err != nil {
+			return fail(err)
+		}
 	}
 	return uint32(v), nil
 }

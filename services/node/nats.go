@@ -112,6 +112,26 @@ func (e *embedded) connect(user string, opts ...nats.Option) (*nats.Conn, error)
 	return nc, nil
 }
 
+// Any implements jetlog.Interest.
+func (e *embedded) Any() bool {
+	if e.users.services.NumLocalConnections() <= 1 { // our own
+		return false
+	}
+	subs, err := e.server.Subsz(&server.SubszOptions{Subscriptions: true, Account: servicesAccount, Limit: 1 << 20})
+	if err != nil {
+		return true // who cannot tell assumes that somebody does
+	}
+	for _, s := range subs.Subs {
+		if server.SubjectsCollide(s.Subject, "tacho.telemetry.>") {
+			return true
+		}
+	}
+	return false
+}
+
+// In implements jetlog.Interest.
+func (e *embedded) In(subject string) bool { return e.users.log.SubscriptionInterest(subject) }
+
 func (e *embedded) stop() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()

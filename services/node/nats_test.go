@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,10 +39,13 @@ func newStage(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.own.Close)
-	if s.log, err = jetlog.Open(t.Context(), jetlog.Config{Publish: s.own, StoreDir: e.storeDir, Account: logAccount}); err != nil {
+	if s.log, err = jetlog.Open(t.Context(), jetlog.Config{Publish: s.own, StoreDir: e.storeDir, Account: logAccount, Interest: e}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.log.Close() })
+	announcing, stop := context.WithCancel(context.Background())
+	announced := make(chan struct{})
+	go func() { defer close(announced); s.log.Announce(announcing) }()
+	t.Cleanup(func() { stop(); <-announced; s.log.Close() })
 	services, err := e.connect(internalServicesUser)
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +131,69 @@ func TestListenerHears(t *testing.T) {
 	}
 	if msg, err := sub.NextMsg(100 * time.Millisecond); err == nil {
 		t.Fatalf("heard %s", msg.Subject)
+	}
+}
+
+// TestListenerMissesNothing: who listens hears what is stored from then on, once
+// and in order, however short before it began to listen; the headers tell where
+// it stands and what came before on its subject.
+func TestListenerMissesNothing(t *testing.T) {
+	s := newStage(t)
+	stored, cars := 0, []string{"a", "b", "c"}
+	send := func(n int) {
+		for range n {
+			s.send(t, cars[stored%len(cars)])
+			stored++
+		}
+	}
+	send(30)
+	for round := range 3 {
+		nc := s.dial(t, listenerUser, "listening")
+		subject := []string{"tacho.telemetry.*.position", "tacho.telemetry.b.>", "tacho.>"}[round]
+		sub, err := nc.SubscribeSync(subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		from := stored
+		send(60)
+		heard := 0
+		for seq := 0; seq < stored; {
+			msg, err := sub.NextMsg(20 * time.Second)
+			if err != nil {
+				t.Fatalf("%s after %d: %v", subject, seq, err)
+			}
+			before := seq
+			if seq, err = strconv.Atoi(msg.Header.Get("Nats-Sequence")); err != nil || seq <= before {
+				t.Fatalf("%s: %d (%v) after %d", subject, seq, err, before)
+			}
+			car := cars[(seq-1)%len(cars)]
+			if want := "tacho.telemetry." + car + ".position"; msg.Subject != want || string(msg.Data) != `{"speed":1}` || msg.Header.Get("Nats-Stream") != "TELEMETRY_0" {
+				t.Fatalf("%d: %s %s %v, want %s", seq, msg.Subject, msg.Data, msg.Header, want)
+			}
+			if got, want := msg.Header.Get("Nats-Last-Sequence"), strconv.Itoa(max(0, seq-len(cars))); got != want {
+				t.Fatalf("%d: the one before is %s, want %s", seq, got, want)
+			}
+			if _, _, _, err := events.ParseSubject(msg.Header.Get("Nats-Subject")); err != nil {
+				t.Fatal(err)
+			}
+			if seq > from {
+				heard++
+			}
+			if round == 1 && seq+len(cars) > stored { // b's last
+				break
+			}
+		}
+		if want := []int{60, 20, 60}[round]; heard != want {
+			t.Errorf("%s: heard %d, want %d", subject, heard, want)
+		}
+		if msg, err := sub.NextMsg(50 * time.Millisecond); err == nil {
+			t.Errorf("%s: heard %v again", subject, msg.Header)
+		}
+		nc.Close()
+		send(10)
 	}
 }
 

@@ -257,6 +257,9 @@ func (n *Node) startLog(ctx context.Context) error {
 		return err
 	}
 	n.onStop("log", func(context.Context) error { return n.log.Close() })
+	if n.embedded != nil {
+		n.run("public subjects", func(ctx context.Context) error { n.log.Announce(ctx); return nil })
+	}
 	n.appends = n.log
 	if n.embedded != nil {
 		n.disk = newDiskGuard(n.log, n.cfg.Data, n.cfg.LogReserve)
@@ -303,7 +306,7 @@ func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err e
 	}
 	n.onStop("NATS", func(context.Context) error { e.stop(); return nil })
 	n.embedded = e
-	cfg.StoreDir, cfg.Account = e.storeDir, logAccount
+	cfg.StoreDir, cfg.Account, cfg.Interest = e.storeDir, logAccount, e
 	// Publishing is fastest within the process, reading over TCP.
 	if cfg.Publish, err = e.connect(internalLogUser, nats.InProcessServer(e.server)); err != nil {
 		return nil, err
