@@ -22,7 +22,7 @@ import (
 // is also an environment variable TACHO_... and a key of the YAML file.
 type Config struct {
 	Data string   `help:"Folder for everything the node keeps." default:"data" type:"path" placeholder:"DIR"`
-	Role []string `help:"What this process runs: ${enum}." enum:"gateway,project,api" default:"gateway,project,api" placeholder:"ROLE"`
+	Role []string `help:"What this process runs: gateway, project, api." enum:"gateway,project,api" default:"gateway,project,api" placeholder:"ROLE"`
 
 	Host           string `help:"Address of MQTT and HTTP. Anything but loopback should have --tls-cert." default:"127.0.0.1" placeholder:"HOST"`
 	NATSHost       string `name:"nats-host" help:"Address of the embedded NATS, which has no TLS." default:"127.0.0.1" placeholder:"HOST"`

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		hint := "tacho --help"
 		if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
 			hint = fmt.Sprintf("tacho %s --help", wrong.Context.Selected().Path())
+			err = c.everyProblem(err, limits, wrong.Context)
 		}
 		return report(stderr, &fault{err: err, hint: hint, exit: exitUsage})
 	}
@@ -66,6 +67,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return report(stderr, err)
 	}
 	return exitOK
+}
+
+// everyProblem adds to what is wrong in the configuration file what else is
+// wrong with a node's configuration.
+func (c *commands) everyProblem(err error, limits choices, parsed *kong.Context) error {
+	var inFile fileProblems
+	if errors.As(err, &inFile) {
+		switch parsed.Selected().Path() {
+		case "serve":
+			return errors.Join(err, c.Serve.Node.validate(limits, parsed))
+		case "check":
+			return errors.Join(err, c.Check.Node.validate(limits, parsed))
+		}
+	}
+	return err
 }
 
 func newParser(c *commands, limits choices, stdout, stderr io.Writer) (*kong.Kong, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,26 +19,39 @@ import (
 // names. A flag on the command line is stronger than a variable of the
 // environment, and that stronger than the file. Keys that are no flag are
 // refused: a misspelt limit is no limit.
+//
+// What is wrong in it waits until all of it was looked at: see fileProblems.
 type configFile struct {
-	values kong.Resolver
-	keys   []string
+	values   kong.Resolver
+	keys     []string
+	problems []error
 }
+
+// fileProblems is all that is wrong in the file itself: keys that are no flag,
+// values that are not of the flag's kind. The flags have their values by then.
+type fileProblems struct{ error }
+
+func (p fileProblems) Unwrap() error { return p.error }
 
 var _ kong.Resolver = (*configFile)(nil)
 
 // loadConfig is kong's ConfigurationLoader.
 func loadConfig(r io.Reader) (kong.Resolver, error) {
+	name := "config file"
+	if f, ok := r.(*os.File); ok {
+		name = f.Name()
+	}
 	text, err := io.ReadAll(r)
 	if err != nil {
-		return nil, err
-	}
-	values, err := kongyaml.Loader(bytes.NewReader(text))
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	var document map[string]any
 	if err := yaml.Unmarshal(text, &document); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s is no YAML of keys and values: %w", name, err)
+	}
+	values, err := kongyaml.Loader(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return &configFile{values: values, keys: leaves(document, "")}, nil
 }
@@ -56,7 +70,7 @@ func leaves(document map[string]any, prefix string) []string {
 	return keys
 }
 
-// Validate refuses keys that are no flag of any command.
+// Validate refuses keys that are no flag of any command, and what Resolve found.
 func (c *configFile) Validate(app *kong.Application) error {
 	known := make(map[string]bool)
 	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
@@ -65,13 +79,16 @@ func (c *configFile) Validate(app *kong.Application) error {
 		}
 		return next(nil)
 	})
-	var problems []error
+	problems := c.problems
 	for _, key := range c.keys {
 		if !known[key] {
 			problems = append(problems, fmt.Errorf("config file: %s: there is no such flag", key))
 		}
 	}
-	return errors.Join(problems...)
+	if len(problems) > 0 {
+		return fileProblems{errors.Join(problems...)}
+	}
+	return nil
 }
 
 // Resolve finds the flag's value, whichever command it belongs to.
@@ -85,6 +102,13 @@ func (c *configFile) Resolve(ctx *kong.Context, _ *kong.Path, flag *kong.Flag) (
 		return nil, nil
 	}
 	value, err := c.values.Resolve(ctx, &kong.Path{App: ctx.Model}, flag)
+	if err == nil && value != nil && value != "" {
+		scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
+		if wrong := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, reflect.New(flag.Target.Type()).Elem()); wrong != nil {
+			c.problems = append(c.problems, fmt.Errorf("config file: %s: %w", flag.Name, wrong))
+			return nil, nil
+		}
+	}
 	if value == "" {
 		return nil, err // as what check prints where nothing is set; kong makes the working directory of an empty path
 	}
