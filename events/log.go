@@ -33,6 +33,9 @@ type Log interface {
 	// all there are now), oldest first.
 	Read(ctx context.Context, s Stream, upTo Position) iter.Seq2[Event, error]
 
+	// ReadAfter yields what Read does, but only what comes after a position.
+	ReadAfter(ctx context.Context, s Stream, after, upTo Position) iter.Seq2[Event, error]
+
 	// Follow yields every event of a partition after the cursor, oldest first,
 	// and goes on with new ones until ctx ends (then the sequence just ends). It
 	// yields an error once and stops: ErrDiverged when the event at the cursor is

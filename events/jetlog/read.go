@@ -14,6 +14,11 @@ import (
 // stream's present end. Filters are slow on streams of many subjects; it is for
 // one device, not for projections.
 func (l *Log) Read(ctx context.Context, s events.Stream, upTo events.Position) iter.Seq2[events.Event, error] {
+	return l.ReadAfter(ctx, s, events.Position{}, upTo)
+}
+
+// ReadAfter implements events.Log.
+func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events.Position) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		fail := func(err error) { yield(events.Event{}, fmt.Errorf("read %s: %w", s, err)) }
 		partition := s.PartitionIn(l.cfg.Partitions)
@@ -24,7 +29,8 @@ func (l *Log) Read(ctx context.Context, s events.Stream, upTo events.Position) i
 		}
 		consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 			FilterSubjects: []string{s.Filter()},
-			DeliverPolicy:  jetstream.DeliverAllPolicy,
+			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:    after.Seq + 1,
 		})
 		if err != nil {
 			fail(err)

@@ -26,6 +26,7 @@ func Run(t *testing.T, open Open) {
 		run  func(*testing.T, Open)
 	}{
 		{"AppendAndRead", appendAndRead},
+		{"ReadAfter", readAfter},
 		{"Expectations", expectations},
 		{"OneWinner", oneWinner},
 		{"AllOrNone", allOrNone},
@@ -109,6 +110,34 @@ func Take(t *testing.T, seq iter.Seq2[events.Event, error], n int) []events.Even
 	}
 	t.Fatalf("ended after %d events of %d", len(got), n)
 	return nil
+}
+
+// readAfter reads one device's events from every position on, among those of
+// another.
+func readAfter(t *testing.T, open Open) {
+	l := open(t, 1)
+	var mixed []events.Event
+	for n := range 20 {
+		mixed = append(mixed, Telemetry([]string{"car", "other"}[n%2], n))
+	}
+	EnqueueAll(t, l, mixed)
+	s := events.Stream{Kind: events.Telemetry, ID: "car"}
+	all := readAll(t, l, s, events.Latest)
+	if len(all) != 10 {
+		t.Fatalf("%d events, want 10", len(all))
+	}
+	for i := range all {
+		var got []events.Event
+		for e, err := range l.ReadAfter(deadline(t), s, all[i].Position, all[max(i, 7)].Position) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e)
+		}
+		if want := all[i+1 : max(i, 7)+1]; len(got) != len(want) || len(got) > 0 && got[0].ID != want[0].ID {
+			t.Fatalf("after event %d: %d events, want %d", i, len(got), len(want))
+		}
+	}
 }
 
 func readAll(t *testing.T, l events.Log, s events.Stream, upTo events.Position) []events.Event {

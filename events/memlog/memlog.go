@@ -160,6 +160,11 @@ func (l *Log) lastOf(s events.Stream) uint64 {
 
 // Read implements events.Log.
 func (l *Log) Read(ctx context.Context, s events.Stream, upTo events.Position) iter.Seq2[events.Event, error] {
+	return l.ReadAfter(ctx, s, events.Position{}, upTo)
+}
+
+// ReadAfter implements events.Log.
+func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events.Position) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		if err := l.opts.Fault("read"); err != nil {
 			yield(events.Event{}, fmt.Errorf("read %s: %w", s, err))
@@ -168,7 +173,7 @@ func (l *Log) Read(ctx context.Context, s events.Stream, upTo events.Position) i
 		l.mu.Lock()
 		evs := l.partitions[s.PartitionIn(l.opts.Partitions)]
 		l.mu.Unlock()
-		for _, e := range evs { // events are immutable and the slice only grows
+		for _, e := range evs[min(after.Seq, uint64(len(evs))):] { // events are immutable and the slice only grows
 			if e.Position.Seq > upTo.Seq || ctx.Err() != nil {
 				return
 			}

@@ -23,6 +23,7 @@ func (s *State) AppendJSON(b []byte) []byte {
 	b = strconv.AppendUint(append(b, `,"seq":`...), s.Position.Seq, 10)
 	b = appendString(append(b, `},"id":`...), s.ID)
 	b = appendTime(append(b, `,"received":`...), s.Received)
+	b = strconv.AppendUint(append(b, `,"events":`...), s.Events, 10)
 	b = append(b, `,"messages":{`...)
 	for i := range s.Messages {
 		m := &s.Messages[i]
@@ -88,6 +89,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 		Position events.Position `json:"position"`
 		ID       string          `json:"id"`
 		Received time.Time       `json:"received"`
+		Events   uint64          `json:"events"`
 		Messages map[string]map[string]struct {
 			Value    json.RawMessage `json:"value"`
 			Time     time.Time       `json:"time"`
@@ -99,7 +101,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &d); err != nil {
 		return fmt.Errorf("read state document: %w", err)
 	}
-	*s = State{Device: d.Device, Position: d.Position, ID: d.ID, Received: d.Received}
+	*s = State{Device: d.Device, Position: d.Position, ID: d.ID, Received: d.Received, Events: d.Events}
 	for typ, signals := range d.Messages {
 		m := Message{Type: typ, Signals: make([]Signal, 0, len(signals))}
 		for name, x := range signals {

@@ -31,7 +31,7 @@ func (s *State) Evolve(r Rows) {
 		cells := &b.cells[c]
 		best := int32(-1)
 		for row := r.first; row >= 0; row = b.next[row] {
-			if cells.has(int(row)) && (best < 0 || b.order[row] >= b.order[best]) {
+			if b.order[row] <= b.until && cells.has(int(row)) && (best < 0 || b.order[row] >= b.order[best]) {
 				best = row
 			}
 		}
@@ -60,6 +60,9 @@ func (s *State) Evolve(r Rows) {
 // sample, if it has one.
 func (s *State) evolveRaw(typ string, payload []byte, sent time.Time, e received, rules bounds) {
 	order, flag := rules.judge(sent.UnixMicro(), e.received.UnixMicro())
+	if order > rules.until {
+		return
+	}
 	m := s.message(typ)
 	_, had := findSignal(m.Signals, Raw)
 	sig := m.newest(Raw, order, e.place)
@@ -139,5 +142,6 @@ func (s *State) drop(typ string) {
 // arrive notes an event, whatever its payload is worth.
 func (s *State) arrive(e *events.Event) {
 	s.Position, s.ID = e.Position, e.ID
+	s.Events++
 	s.Received = time.UnixMicro(e.Received.UnixMicro()).UTC()
 }

@@ -16,11 +16,20 @@ import (
 // It returns the error that the sequence yields, or one that names the schema
 // version that the registry lacks.
 func Fold(device string, evs iter.Seq2[events.Event, error], registry *schemas.Registry, rules Rules) (State, error) {
-	state := &State{Device: device}
+	state := State{Device: device}
+	if err := foldInto(&state, evs, registry, rules); err != nil {
+		return State{}, err
+	}
+	return state, nil
+}
+
+// foldInto folds further events into a state. After an error it is of no use.
+func foldInto(state *State, evs iter.Seq2[events.Event, error], registry *schemas.Registry, rules Rules) error {
+	device := state.Device
 	f := newFolder(rules)
 	for e, err := range evs {
 		if err != nil {
-			return State{}, fmt.Errorf("fold state of %s: %w", device, err)
+			return fmt.Errorf("fold state of %s: %w", device, err)
 		}
 		if e.Stream.Kind != events.Telemetry || e.Stream.ID != device {
 			continue
@@ -29,7 +38,7 @@ func Fold(device string, evs iter.Seq2[events.Event, error], registry *schemas.R
 		if e.Schema > 0 {
 			var ok bool
 			if schema, ok = registry.Version(e.Type, e.Schema); !ok {
-				return State{}, fmt.Errorf("fold state of %s at %s: version %d of schema %s is not registered here", device, e.Position, e.Schema, e.Type)
+				return fmt.Errorf("fold state of %s at %s: version %d of schema %s is not registered here", device, e.Position, e.Schema, e.Type)
 			}
 		}
 		f.add(state, &e, schema)
@@ -38,7 +47,7 @@ func Fold(device string, evs iter.Seq2[events.Event, error], registry *schemas.R
 		}
 	}
 	f.evolve()
-	return *state, nil
+	return nil
 }
 
 // foldBytes of payload are decoded together in a fold of one device.

@@ -127,7 +127,7 @@ func TestTimeTravel(t *testing.T) {
 			t.Errorf("after %d: %s at %s", n+1, speed.Value, state.Position)
 		}
 	}
-	if state := foldAll(t, registry, nil); len(state.Messages) != 0 || string(state.AppendJSON(nil)) != `{"device":"car-1","position":{"epoch":0,"partition":0,"seq":0},"id":"","received":"0001-01-01T00:00:00Z","messages":{}}` {
+	if state := foldAll(t, registry, nil); len(state.Messages) != 0 || string(state.AppendJSON(nil)) != `{"device":"car-1","position":{"epoch":0,"partition":0,"seq":0},"id":"","received":"0001-01-01T00:00:00Z","events":0,"messages":{}}` {
 		t.Errorf("of nothing: %s", state.AppendJSON(nil))
 	}
 }

@@ -28,8 +28,10 @@ type Config struct {
 	Tolerance time.Duration // see Rules
 	Oldest    time.Time     // see Rules
 
-	Flush   time.Duration // a device's document is written at most this often; default 250 ms
-	Devices int           // whose states are kept in memory; default 10,000. More are read back from the bucket.
+	Flush     time.Duration // a device's document is written at most this often; default 250 ms
+	Snapshots *Snapshots    // where states are kept every 4,096 events of a device; nil: nowhere
+
+	Devices int // whose states are kept in memory; default 10,000. More are read back from the bucket.
 
 	Logger *slog.Logger
 
@@ -85,6 +87,7 @@ type Projection struct {
 	written events.Cursor
 	newest  time.Time // arrival of the cursor's event
 	ahead   []claim   // not met yet, by sequence
+	kept    []State   // to become snapshots; their values are not shared
 }
 
 type event struct {
@@ -141,7 +144,7 @@ func (p *Projection) Status() projections.Status {
 //
 // Run again after it returned goes on where it was. It must not run twice at once.
 func (p *Projection) Run(ctx context.Context) error {
-	p.store, p.folder = newStore(p.cfg.KV, p.cfg.Devices, p.cfg.Fault), newFolder(Rules{p.cfg.Tolerance, p.cfg.Oldest})
+	p.store, p.folder = newStore(p.cfg.KV, p.cfg.Devices, p.cfg.Fault), newFolder(Rules{Tolerance: p.cfg.Tolerance, Oldest: p.cfg.Oldest})
 	p.mu.Lock()
 	p.pending, p.pendingBytes = nil, 0
 	p.mu.Unlock()
@@ -307,6 +310,10 @@ func (p *Projection) fold(ctx context.Context) error {
 		if in, _ := p.store.touch(e.Stream.ID); before(in.state.Position, e.Position) {
 			f.add(in.state, &e.Event, e.schema)
 			p.store.mark(in)
+			if p.cfg.Snapshots != nil && in.state.Events%snapshotEvery == 0 {
+				f.evolve()
+				p.kept = append(p.kept, in.state.clone())
+			}
 		}
 	}
 	f.evolve()
@@ -345,6 +352,7 @@ func (p *Projection) write(ctx context.Context) error {
 		return err
 	}
 	p.store.shrink()
+	p.keep(ctx)
 	if len(p.ahead) > 0 {
 		return nil // see check
 	}
@@ -358,6 +366,19 @@ func (p *Projection) write(ctx context.Context) error {
 	p.status.CaughtUp, p.status.LastError = true, ""
 	p.arrived = p.newest
 	return nil
+}
+
+// keep makes snapshots of states. One that cannot be kept makes looks at the past
+// longer and nothing else, so it is not tried again.
+func (p *Projection) keep(ctx context.Context) {
+	for i := range p.kept {
+		if err := p.cfg.Snapshots.put(ctx, &p.kept[i]); err != nil {
+			p.cfg.Logger.Warn("no snapshot", "projection", "latest", "error", err)
+			break
+		}
+	}
+	clear(p.kept)
+	p.kept = p.kept[:0]
 }
 
 func (p *Projection) writePosition(ctx context.Context) error {

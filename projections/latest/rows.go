@@ -40,6 +40,7 @@ type decoded struct {
 	sample []uint32
 	order  []int64
 	flags  []Flag
+	until  int64   // rows of a later order are left out
 	next   []int32 // next row of the same device; -1 at the end
 }
 
@@ -98,6 +99,7 @@ func (d *decoded) evolve(states []*State, rules bounds) {
 		order, flag := rules.judge(int64(t), d.events[d.event[row]].received.UnixMicro())
 		d.times, d.order, d.flags, d.next = append(d.times, int64(t)), append(d.order, order), append(d.flags, flag), append(d.next, -1)
 	}
+	d.until = rules.until
 	rows := make(map[int32]Rows, 16)
 	for row := n - 1; row >= 0; row-- {
 		device := d.events[d.event[row]].device

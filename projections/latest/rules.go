@@ -1,6 +1,9 @@
 package latest
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Rules say which of a device's times are believed. The zero value of a field
 // means its default. They are part of the fold: a view that was folded by other
@@ -8,6 +11,10 @@ import "time"
 type Rules struct {
 	Tolerance time.Duration // how far a device's clock may be ahead of the arrival; default 5 minutes
 	Oldest    time.Time     // no device measured anything before; default 2010-01-01
+
+	// Until leaves out what a device measured later, for a look at the past by the
+	// device's clock. Zero: nothing is left out.
+	Until time.Time
 }
 
 // The defaults.
@@ -24,11 +31,15 @@ func (r Rules) complete() Rules {
 }
 
 // bounds are Rules in microseconds.
-type bounds struct{ tolerance, oldest int64 }
+type bounds struct{ tolerance, oldest, until int64 }
 
 func (r Rules) bounds() bounds {
 	r = r.complete()
-	return bounds{r.Tolerance.Microseconds(), r.Oldest.UnixMicro()}
+	until := int64(math.MaxInt64)
+	if !r.Until.IsZero() {
+		until = r.Until.UnixMicro()
+	}
+	return bounds{r.Tolerance.Microseconds(), r.Oldest.UnixMicro(), until}
 }
 
 // judge returns the time to order a sample by, in microseconds, and why it is

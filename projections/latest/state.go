@@ -15,6 +15,7 @@ type State struct {
 	Position events.Position // of the device's newest event; all up to it are in here
 	ID       string          // of that event
 	Received time.Time       // its arrival, UTC
+	Events   uint64          // how many the device has sent, repeats included
 	Messages []Message       // sorted by type
 }
 
@@ -60,6 +61,20 @@ func (s *State) Signal(messageType, name string) (Signal, bool) {
 		return Signal{}, false
 	}
 	return m.Signals[j], true
+}
+
+// clone returns a state that shares nothing with s.
+func (s *State) clone() State {
+	c := *s
+	c.Messages = slices.Clone(s.Messages)
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		m.Signals = slices.Clone(m.Signals)
+		for j := range m.Signals {
+			m.Signals[j].Value = slices.Clone(m.Signals[j].Value)
+		}
+	}
+	return c
 }
 
 // A place is where in the log a value comes from; the zero place is before all.

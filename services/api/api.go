@@ -21,6 +21,7 @@ import (
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/shadows"
@@ -34,6 +35,7 @@ type Config struct {
 	Auth      *auth.Directory
 	Admin     *auth.Admin
 	KV        jetstream.KeyValue // bucket of the projection latest
+	Past      *latest.Past       // and its states of earlier
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
@@ -49,6 +51,7 @@ type api struct {
 	devices  *auth.Directory
 	keys     *auth.Admin
 	latest   jetstream.KeyValue
+	past     *latest.Past
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	ready    func() (bool, []string)
@@ -67,7 +70,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, shadows: c.Shadows, commands: c.Commands,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, shadows: c.Shadows, commands: c.Commands,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), watchers: make(chan struct{}, commandWatchers),

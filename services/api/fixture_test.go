@@ -25,6 +25,7 @@ import (
 	"github.com/tachograph/tachograph/events/memlog"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
@@ -157,7 +158,7 @@ func newFixture(t testing.TB) *fixture {
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	h := New(Config{
-		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Shadows: fleet, Commands: orders,
+		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders,
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {

@@ -52,6 +52,8 @@ type Config struct {
 	MaxCommands    int `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
 	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
+	SnapshotBytes int64 `name:"snapshot-bytes" help:"Most bytes of states kept for looks at the past; the oldest go, and looks there take longer." default:"4294967296" placeholder:"BYTES"`
+
 	ShadowBytes int `name:"shadow-bytes" help:"Largest shadow document, bytes of desired and reported together; AWS's is ${default}." default:"8192" placeholder:"BYTES"`
 	ShadowDepth int `name:"shadow-depth" help:"Levels of nesting below desired and reported; AWS's is ${default}." default:"6" placeholder:"N"`
 
@@ -139,6 +141,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
 		bad("max-payload", "%d; 1 KiB to 8 MiB are possible", c.MaxPayload)
+	}
+	if c.SnapshotBytes < 0 {
+		bad("snapshot-bytes", "%d is negative", c.SnapshotBytes)
 	}
 	if c.ShadowBytes < 1 || c.ShadowBytes > 120<<10 {
 		bad("shadow-bytes", "%d; 1 byte to 120 KiB are possible", c.ShadowBytes)

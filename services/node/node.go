@@ -49,6 +49,7 @@ type Node struct {
 	commands    *commands.Commands
 	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
+	past        *latest.Past
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
 	server      columnar.Server
@@ -281,6 +282,11 @@ func (n *Node) startLog(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open view %s: %w", latest.Bucket, err)
 	}
+	snapshots, err := latest.OpenSnapshots(ctx, js, n.cfg.Replicas, n.cfg.SnapshotBytes)
+	if err != nil {
+		return err
+	}
+	n.past = &latest.Past{Snapshots: snapshots, Logger: n.logger}
 	n.natsConn, n.services = cfg.Publish, services
 	return nil
 }
@@ -333,6 +339,7 @@ func (n *Node) startDirectory(ctx context.Context) (err error) {
 		return err
 	}
 	n.run("catalog", n.catalog.Run)
+	n.past.Log, n.past.Catalog = n.log, n.catalog
 	if n.auth, err = auth.Open(ctx, n.appends, n.logger); err != nil {
 		return err
 	}
@@ -477,7 +484,7 @@ func (n *Node) startProjections(context.Context) error {
 		if p == events.ControlPartition {
 			continue
 		}
-		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Logger: n.logger})
+		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger})
 		if err != nil {
 			return err
 		}
@@ -538,7 +545,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Shadows: n.shadows, Commands: n.commands, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Shadows: n.shadows, Commands: n.commands, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

@@ -19,6 +19,7 @@ type commands struct {
 	Shadow  ShadowCommand  `cmd:"" help:"Show and change what devices should be."`
 	Command CommandCommand `cmd:"" help:"Tell devices what to do, and see what came of it."`
 	State   StateCommand   `cmd:"" help:"Print the newest value of every signal of a device."`
+	Diff    DiffCommand    `cmd:"" help:"Print what changed in a device's state between two moments."`
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
