@@ -31,8 +31,8 @@ func TestPast(t *testing.T) {
 
 	base := time.Now().Add(-time.Hour)
 	type sample struct {
-		sent, arrived time.Time
-		v             int
+		sent time.Time
+		v    int
 	}
 	var all []sample
 	const n = 3*snapshotEvery + 100
