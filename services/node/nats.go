@@ -37,6 +37,7 @@ type embedded struct {
 	server   *server.Server
 	storeDir string
 	users    *natsUsers
+	voice    *natsLogger
 }
 
 // natsUsers decides who may connect to the embedded server and what they may
@@ -53,7 +54,7 @@ const (
 )
 
 func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedded, error) {
-	e := &embedded{storeDir: c.file("nats"), users: &natsUsers{internal: newSecret(), listener: listenerPassword}}
+	e := &embedded{storeDir: c.file("nats"), voice: newNATSLogger(logger), users: &natsUsers{internal: newSecret(), listener: listenerPassword}}
 	opts := &server.Options{}
 	if err := opts.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("configure NATS: %w", err)
@@ -86,7 +87,7 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 	if e.server, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}
-	e.server.SetLoggerV2(natsLogger{logger}, false, false, false)
+	e.server.SetLoggerV2(e.voice, false, false, false)
 	if e.users.log, err = e.server.LookupAccount(logAccount); err == nil {
 		e.users.services, err = e.server.LookupAccount(servicesAccount)
 	}
@@ -188,20 +189,4 @@ func listenerPermissions() *server.Permissions {
 		Subscribe: &server.SubjectPermission{Allow: subscribe},
 		Publish:   &server.SubjectPermission{Allow: publish},
 	}
-}
-
-// natsLogger passes on what people should know of.
-type natsLogger struct{ logger *slog.Logger }
-
-func (l natsLogger) Noticef(string, ...any) {}
-func (l natsLogger) Debugf(string, ...any)  {}
-func (l natsLogger) Tracef(string, ...any)  {}
-func (l natsLogger) Warnf(format string, args ...any) {
-	l.logger.Warn("nats-server: " + fmt.Sprintf(format, args...))
-}
-func (l natsLogger) Errorf(format string, args ...any) {
-	l.logger.Error("nats-server: " + fmt.Sprintf(format, args...))
-}
-func (l natsLogger) Fatalf(format string, args ...any) {
-	l.logger.Error("nats-server: " + fmt.Sprintf(format, args...))
 }

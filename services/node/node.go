@@ -312,6 +312,7 @@ func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err e
 	}
 	n.onStop("NATS", func(context.Context) error { e.stop(); return nil })
 	n.embedded = e
+	n.metrics.MustRegister(e.voice.refused)
 	cfg.StoreDir, cfg.Account, cfg.Interest = e.storeDir, logAccount, e
 	// Publishing is fastest within the process, reading over TCP.
 	if cfg.Publish, err = e.connect(internalLogUser, nats.InProcessServer(e.server)); err != nil {

@@ -90,7 +90,7 @@ func publish(t *testing.T, node *Node, device string, from, n int) {
 }
 
 // awaitRows waits until ClickHouse answers a query as expected.
-func awaitRows(t *testing.T, node *Node, sql, want string) {
+func awaitRows(t testing.TB, node *Node, sql, want string) {
 	t.Helper()
 	got := ""
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
