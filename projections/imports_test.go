@@ -27,8 +27,9 @@ func TestImports(t *testing.T) {
 		"shadow":   {module + "events"},
 		"command":  {module + "events"},
 		"job":      {module + "events"},
+		"presence": {module + "events"},
 	}
-	pure := []string{"shadow", "command", "job"}
+	pure := []string{"shadow", "command", "job", "presence"}
 	files := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {

@@ -70,3 +70,28 @@ func TestLog(t *testing.T) {
 		})
 	}
 }
+
+// TestReadsLeaveNothing: a reader is gone when its read has ended. A server has
+// room for so many.
+func TestReadsLeaveNothing(t *testing.T) {
+	nc := connect(t, startServer(t, t.TempDir(), false))
+	l := open(t, Config{Publish: nc, Read: nc, Durability: OS})
+	stream := events.Stream{Kind: events.Registry, ID: "car-1"}
+	if _, err := l.Append(t.Context(), events.Any, events.Event{Stream: stream, Type: "added", ID: events.UniqueID(), Payload: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		for _, err := range l.Read(t.Context(), stream, events.Latest) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	control, err := l.reader.Stream(t.Context(), streamName(events.ControlPartition))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := control.CachedInfo().State.Consumers; n > 2 {
+		t.Errorf("%d consumers are left", n)
+	}
+}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tachograph/tachograph/events"
 )
+
+// abandoned is how long a reader that asks for nothing is kept.
+const abandoned = 10 * time.Second
 
 // Read implements events.Log: a filtered ordered reader that ends at the
 // stream's present end. Filters are slow on streams of many subjects; it is for
@@ -31,11 +35,18 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			FilterSubjects: []string{s.Filter()},
 			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 			OptStartSeq:    after.Seq + 1,
+			// A server has room for so many consumers; one that is left behind is in the way.
+			InactiveThreshold: abandoned,
 		})
 		if err != nil {
 			fail(err)
 			return
 		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandoned)
+			defer cancel()
+			_ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name) // or it ends by itself
+		}()
 		info, err := consumer.Info(ctx)
 		if err != nil {
 			fail(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
+	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	Past      *latest.Past       // and its states of earlier
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
+	Roster    *roster.Roster
 	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
 	Ready     func() (ok bool, why []string) // of the whole process
 	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
@@ -54,6 +56,7 @@ type api struct {
 	past     *latest.Past
 	shadows  *shadows.Shadows
 	commands *commands.Commands
+	roster   *roster.Roster
 	ready    func() (bool, []string)
 	runners  []projections.Runner
 	logger   *slog.Logger
@@ -70,7 +73,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, shadows: c.Shadows, commands: c.Commands,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), watchers: make(chan struct{}, commandWatchers),

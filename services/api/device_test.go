@@ -7,7 +7,10 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/presence"
 	"github.com/tachograph/tachograph/services/api/problem"
 )
 
@@ -126,4 +129,53 @@ func TestAccess(t *testing.T) {
 		f.refused(call{method: "GET", path: "/v1/devices", header: header}, problem.Unauthenticated)
 	}
 	f.answered(call{method: "GET", path: "/v1/devices", header: http.Header{"Authorization": {"bearer  " + f.admin}}}, 200, nil)
+}
+
+// TestConnected: who is there, by the log.
+func TestConnected(t *testing.T) {
+	f := newFixture(t)
+	for _, id := range []string{"car-1", "car-2", "car-3"} {
+		f.addDevice(id)
+	}
+	append1 := func(fact presence.Fact) {
+		payload, err := fact.Payload()
+		if err == nil {
+			_, err = f.log.Append(t.Context(), events.Any, events.Event{
+				Stream: events.Stream{Kind: events.Presence, ID: "car-2"}, Type: fact.Type, ID: events.UniqueID(), Payload: payload,
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for f.roster.Get("car-2").Version < fact.Version {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	list := func(query string) string {
+		t.Helper()
+		var page struct{ Devices []device }
+		f.answered(call{method: "GET", path: "/v1/devices" + query, token: "admin"}, 200, &page)
+		var ids []string
+		for _, d := range page.Devices {
+			ids = append(ids, d.ID)
+		}
+		return strings.Join(ids, " ")
+	}
+	append1(presence.Fact{Type: presence.TypeConnected, At: 1000, Version: 1, Session: "s", Client: "c", Gateway: "g"})
+	if got := list("?connected=true"); got != "car-2" {
+		t.Error(got)
+	}
+	if got := list("?connected=false&limit=1"); got != "car-1" {
+		t.Error(got)
+	}
+	append1(presence.Fact{Type: presence.TypeDisconnected, At: 2000, Version: 2, Session: "s", Reason: presence.KeepAlive})
+	if got := list("?connected=true"); got != "" {
+		t.Error(got)
+	}
+	var d device
+	f.answered(call{method: "GET", path: "/v1/devices/car-2", token: "admin"}, 200, &d)
+	if d.Connected || d.Reason != presence.KeepAlive || d.Since == nil || d.Since.UnixMilli() != 2000 {
+		t.Errorf("%+v", d)
+	}
+	f.refused(call{method: "GET", path: "/v1/devices?connected=maybe", token: "admin"}, problem.InvalidRequest)
 }

@@ -12,8 +12,20 @@ import (
 )
 
 type device struct {
-	ID    string    `json:"id"`
-	Added time.Time `json:"added"`
+	ID        string     `json:"id"`
+	Added     time.Time  `json:"added"`
+	Connected bool       `json:"connected"`
+	Since     *time.Time `json:"since,omitempty"`  // of connected being as it is
+	Reason    string     `json:"reason,omitempty"` // why it is not connected any more
+}
+
+func (a *api) deviceOf(d auth.Device) device {
+	s := a.roster.Get(d.ID)
+	doc := device{ID: d.ID, Added: d.Added.UTC(), Connected: s.Connected, Reason: s.Reason}
+	if !s.Since.IsZero() {
+		doc.Since = &s.Since
+	}
+	return doc
 }
 
 type deviceToken struct {
@@ -63,7 +75,7 @@ func addressable(id string) error {
 }
 
 func (a *api) listDevices(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r, "limit", "cursor")
+	q, err := parseQuery(r, "limit", "cursor", "connected")
 	if err != nil {
 		return err
 	}
@@ -71,7 +83,11 @@ func (a *api) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := a.devices.List(p.after, p.limit+1)
+	connected, err := q.flag("connected")
+	if err != nil {
+		return err
+	}
+	list := a.listed(p, func(d auth.Device) bool { return !q.has("connected") || a.roster.Get(d.ID).Connected == connected })
 	answer := struct {
 		Devices []device `json:"devices"`
 		Next    string   `json:"next,omitempty"`
@@ -81,9 +97,26 @@ func (a *api) listDevices(w http.ResponseWriter, r *http.Request) error {
 			answer.Next = cursorAfter(list[i-1].ID)
 			break
 		}
-		answer.Devices = append(answer.Devices, device{d.ID, d.Added.UTC()})
+		answer.Devices = append(answer.Devices, a.deviceOf(d))
 	}
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// listed returns a page and one more of the devices that are asked for.
+func (a *api) listed(p page, asked func(auth.Device) bool) (list []auth.Device) {
+	for after := p.after; len(list) <= p.limit; {
+		some := a.devices.List(after, pageLimit)
+		for _, d := range some {
+			if asked(d) && len(list) <= p.limit {
+				list = append(list, d)
+			}
+		}
+		if len(some) < pageLimit {
+			break
+		}
+		after = some[len(some)-1].ID
+	}
+	return list
 }
 
 func (a *api) getDevice(w http.ResponseWriter, r *http.Request) error {
@@ -94,7 +127,7 @@ func (a *api) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, device{d.ID, d.Added.UTC()})
+	return writeJSON(w, http.StatusOK, a.deviceOf(d))
 }
 
 func (a *api) removeDevice(w http.ResponseWriter, r *http.Request) error {

@@ -30,6 +30,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
@@ -42,6 +43,7 @@ type fixture struct {
 	catalog  *catalog.Catalog
 	devices  *auth.Directory
 	commands *commands.Commands
+	roster   *roster.Roster
 	kv       jetstream.KeyValue
 	nats     *server.Server
 	url      string
@@ -139,6 +141,9 @@ func newFixture(t testing.TB) *fixture {
 		t.Fatal(err)
 	}
 	f.commands = orders
+	if f.roster, err = roster.Open(ctx, roster.Config{Log: f.log}); err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	admin, err := auth.AdminToken(dir)
 	if err != nil {
@@ -151,14 +156,15 @@ func newFixture(t testing.TB) *fixture {
 	f.admin = strings.TrimSpace(string(token))
 	f.openBucket()
 
-	following := make(chan struct{}, 4)
+	following := make(chan struct{}, 5)
+	go func() { _ = f.roster.Run(ctx); following <- struct{}{} }()  // ends with ctx
 	go func() { _ = orders.Run(ctx); following <- struct{}{} }()    // ends with ctx
 	go func() { _ = fleet.Run(ctx); following <- struct{}{} }()     // ends with ctx
 	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }() // ends with ctx
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	h := New(Config{
-		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders,
+		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {

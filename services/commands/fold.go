@@ -147,7 +147,6 @@ func (s *Commands) forget(e *entry) {
 func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Position, err error) {
 	for {
 		var c command.Command
-		var facts []command.Fact
 		var last events.Position
 		ids = map[string]events.Position{}
 		for ev, err := range s.log.Read(ctx, e.stream(), events.Latest) {
@@ -159,7 +158,6 @@ func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Po
 			if err != nil {
 				continue // the fold has complained
 			}
-			facts = append(facts, f)
 			c.Evolve(f)
 		}
 		s.mu.Lock()
@@ -170,7 +168,7 @@ func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Po
 		e.loaded = true
 		if last.Seq > e.at.Seq {
 			e.c, e.at = c, last
-			if n := len(facts); n > 0 && c.Attempts > 0 && e.sentAt == 0 {
+			if c.Attempts > 0 && !e.flying {
 				e.again = s.clock.ms() + s.limits.Attempt.Milliseconds()
 			}
 			s.settle(e)

@@ -92,6 +92,7 @@ func (s *Commands) send(d *device) {
 		}
 		s.mu.Lock()
 		ready := topic != "" && d.flying < s.limits.InFlight && e.sendable() > 0 && e.sendable() <= s.clock.ms()
+		before := e.c.Attempts
 		if ready {
 			e.flying = true // what evolve sees of this attempt is ours
 			d.flying++
@@ -100,7 +101,7 @@ func (s *Commands) send(d *device) {
 		}
 		s.mu.Unlock()
 		if ready {
-			s.transmit(d, e, topic)
+			s.transmit(d, e, topic, before)
 		} else if s.rest(d) {
 			return
 		}
@@ -190,12 +191,13 @@ type attempt struct {
 	payload []byte
 }
 
-// transmit takes one attempt: sent is in the log before the first byte leaves.
-func (s *Commands) transmit(d *device, e *entry, topic string) {
+// transmit takes one attempt, after before others: sent is in the log before the
+// first byte leaves.
+func (s *Commands) transmit(d *device, e *entry, topic string, before int) {
 	var now int64
 	v, err := s.do(context.Background(), e.key, task{decide: func(c *command.Command, at int64) (command.Fact, error) {
-		if c.CancelRequested {
-			return command.Fact{}, command.ErrFinal
+		if c.CancelRequested || c.Attempts != before { // or another process was first
+			return command.Fact{}, command.ErrSentOnce
 		}
 		now = at
 		return c.Send(at)
@@ -204,7 +206,11 @@ func (s *Commands) transmit(d *device, e *entry, topic string) {
 		if !refused(err) {
 			s.logger.Warn("command is not sent, as the log did not take that it is", "device", e.device, "command", e.id, "error", err)
 		}
-		s.land(d, e, s.clock.ms()+passAgain.Milliseconds())
+		again := passAgain
+		if refused(err) {
+			again = s.limits.Attempt
+		}
+		s.land(d, e, s.clock.ms()+again.Milliseconds())
 		return
 	}
 	a := attempt{d: d, e: e, order: v.Order, n: v.Attempts, topic: topic}

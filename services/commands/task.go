@@ -151,7 +151,11 @@ func (s *Commands) carryOut(e *entry, tasks []*task) {
 			fail(err)
 			return
 		}
-		s.conclude(e, tasks, pos, len(evs))
+		if s.conclude(e, tasks, pos, len(evs)) {
+			if _, err := s.load(ctx, e); err != nil {
+				s.logger.Error("command is read when it is next needed", "device", e.device, "command", e.id, "error", err)
+			}
+		}
 		return
 	}
 	fail(trouble)
@@ -194,13 +198,15 @@ func (s *Commands) decide(e *entry, tasks []*task) (evs []events.Event, last uin
 }
 
 // conclude folds what was appended, of which pos is the last. A batch is stored
-// without gaps.
-func (s *Commands) conclude(e *entry, tasks []*task, pos events.Position, n int) {
+// without gaps. It tells whether the fold has meanwhile met what came after it,
+// and passed over it as the entry was not loaded.
+func (s *Commands) conclude(e *entry, tasks []*task, pos events.Position, n int) (behind bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := pos
 	at.Seq -= uint64(n)
-	e.loaded = true
+	behind = e.seen > pos.Seq && !e.loaded
+	e.loaded = !behind
 	for _, t := range tasks {
 		if t.fact.Type != "" {
 			at.Seq++
@@ -209,6 +215,7 @@ func (s *Commands) conclude(e *entry, tasks []*task, pos events.Position, n int)
 		}
 		t.view.Position = at
 	}
+	return behind
 }
 
 func label(f command.Fact) string {

@@ -172,8 +172,8 @@ func TestTwoGateways(t *testing.T) {
 	var queued sync.WaitGroup
 	for _, s := range []*site{a, b} {
 		queued.Go(func() {
-			for range each {
-				if _, err := s.Queue(t.Context(), order("car-1", command.NowOrNever)); err != nil {
+			for i := range each {
+				if _, err := s.Queue(t.Context(), order("car-1", []command.Policy{command.NowOrNever, command.UntilDeadline}[i%2])); err != nil {
 					t.Error(err)
 				}
 			}

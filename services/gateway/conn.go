@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/services/gateway/packet"
 )
 
@@ -100,6 +101,10 @@ func (c *conn) serve(ctx context.Context, busy bool) {
 		cancel() // an append that waits for room waits no longer
 		close(c.dead)
 	}()
+	me := Connection{ID: events.UniqueID(), Device: c.sender.device, Client: c.sess.key.client}
+	if c.g.watcher != nil {
+		c.g.watcher.Connected(me)
+	}
 	c.listening(c.sess.filters()) // of a kept session
 	err := c.read(appends)
 	close(c.deaf)
@@ -109,6 +114,9 @@ func (c *conn) serve(ctx context.Context, busy bool) {
 		c.will = nil
 	}
 	c.failDeliveries()
+	if c.g.watcher != nil {
+		c.g.watcher.Disconnected(me, c.ending.reason())
+	}
 	c.g.sessions.detach(ctx, c)
 	c.g.metrics.closed.WithLabelValues(c.ending.label).Inc()
 	if !c.ending.silent {

@@ -36,6 +36,7 @@ type Gateway struct {
 	metrics *metrics
 
 	services map[dialect.Kind]Service
+	watcher  Watcher // nil: nobody
 
 	checkers checkers
 	senders  senders

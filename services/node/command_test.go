@@ -51,7 +51,7 @@ func TestCommandConformance(t *testing.T) {
 	if got := outcome(now.ID); !strings.Contains(got, `"state":"succeeded"`) || !strings.Contains(got, `"result":{"open":true}`) {
 		t.Error(got)
 	}
-	car.Disconnect(0)
+	car.Disconnect(500)
 	waits := send(`{"name":"update","policy":"until_deadline","deadline":"1h"}`)
 	dry := send(`{"name":"update","policy":"until_deadline","deadline":"2s","dry_run":true}`)
 
@@ -74,4 +74,18 @@ func TestCommandConformance(t *testing.T) {
 	p.await("SELECT name, dry_run, commands, succeeded, expired, success_rate, succeeded_ms[1] >= 0 FROM tacho.commands_1h WHERE name = 'update' AND NOT dry_run",
 		"update\tfalse\t1\t1\t0\t1\t1")
 	p.await("SELECT commands, succeeded, expired FROM tacho.commands_1h WHERE dry_run", "1\t0\t1")
+
+	// The car was there, went, and is back; the gateway that was killed had none.
+	if got := p.request("GET", "/v1/devices?connected=true", ""); !strings.Contains(got, `"id":"car-1"`) {
+		t.Error(got)
+	}
+	p.await("SELECT groupArray((change, reason)) FROM (SELECT * FROM tacho.presence ORDER BY version)", `[('connected',NULL),('disconnected','clean'),('connected',NULL)]`)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.exited
+	p = serve(t, dir)
+	p.await("SELECT change, reason FROM tacho.presence ORDER BY version DESC LIMIT 1", "disconnected\tgateway_died")
+	p.await("SELECT count(), sum(reason = 'clean'), sum(reason = 'gateway_died') FROM tacho.presence_sessions", "2\t1\t1")
+	p.await("SELECT connections, seconds_online > 0 FROM tacho.presence_1h", "2\t1")
 }

@@ -48,9 +48,10 @@ type Config struct {
 	BatchAge         time.Duration `name:"batch-age" help:"How old a message may be before it is inserted into ClickHouse, while ClickHouse keeps up." default:"400ms" placeholder:"TIME"`
 	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes. 0: half of the machine's, 4 GiB at most." default:"0" placeholder:"BYTES"`
 
-	MaxConnections int `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
-	MaxCommands    int `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
-	MaxPayload     int `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
+	MaxConnections int           `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
+	MaxCommands    int           `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
+	PresenceGrace  time.Duration `name:"presence-grace" help:"How long a device is without a connection before services hear that it is offline." default:"30s" placeholder:"TIME"`
+	MaxPayload     int           `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
 	SnapshotBytes int64 `name:"snapshot-bytes" help:"Most bytes of states kept for looks at the past; the oldest go, and looks there take longer." default:"4294967296" placeholder:"BYTES"`
 
@@ -153,6 +154,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxConnections < 1 {
 		bad("max-connections", "%d", c.MaxConnections)
+	}
+	if c.PresenceGrace < time.Second {
+		bad("presence-grace", "%s; at least 1s", c.PresenceGrace)
 	}
 	if c.MaxCommands < 1 {
 		bad("max-commands", "%d", c.MaxCommands)

@@ -31,6 +31,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
@@ -47,6 +48,7 @@ type Node struct {
 	gateway     *gateway.Gateway
 	shadows     *shadows.Shadows
 	commands    *commands.Commands
+	roster      *roster.Roster
 	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
 	past        *latest.Past
@@ -93,7 +95,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startRoster, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -462,7 +464,11 @@ func (n *Node) startProjections(context.Context) error {
 	if err != nil {
 		return err
 	}
-	steps, views, err := commandTable()
+	steps, err := commandTable()
+	if err != nil {
+		return err
+	}
+	connections, err := presenceTable()
 	if err != nil {
 		return err
 	}
@@ -472,10 +478,10 @@ func (n *Node) startProjections(context.Context) error {
 		}
 		cfg := columnar.Config{
 			Log: n.appends, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
-			Facts: []columnar.FactTable{changes, steps},
+			Facts: []columnar.FactTable{changes, steps, connections},
 		}
 		if p == events.ControlPartition {
-			cfg.Views = views
+			cfg.Views = views()
 		}
 		w, err := columnar.New(cfg)
 		if err != nil {
@@ -546,7 +552,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Shadows: n.shadows, Commands: n.commands, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

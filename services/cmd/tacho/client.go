@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/tachograph/tachograph/services/api/problem"
@@ -133,6 +134,9 @@ func pages[T any](ctx context.Context, c *client, path, field string, each func(
 	cursor := ""
 	for {
 		query := "?limit=1000"
+		if strings.Contains(path, "?") {
+			query = "&limit=1000"
+		}
 		if cursor != "" {
 			query += "&cursor=" + url.QueryEscape(cursor)
 		}

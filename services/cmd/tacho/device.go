@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tachograph/tachograph/events"
 )
 
 // DeviceCommand is tacho device.
 type DeviceCommand struct {
 	Add    DeviceAdd    `cmd:"" help:"Add a device and print its token, once."`
-	List   DeviceList   `cmd:"" help:"List the devices."`
+	List   DeviceList   `cmd:"" help:"List the devices, and whether they are connected."`
+	Watch  DeviceWatch  `cmd:"" help:"Print connects and disconnects as they are stored."`
 	Remove DeviceRemove `cmd:"" help:"Remove a device; its history stays."`
 	Token  DeviceToken  `cmd:"" help:"Print a new token for a device; the old one ends."`
 }
@@ -69,7 +72,8 @@ func issueToken(ctx context.Context, out *output, place *Place, asJSON bool, pat
 // DeviceList is tacho device list.
 type DeviceList struct {
 	Place
-	JSON bool `help:"Print one JSON object a line." name:"json"`
+	Connected bool `help:"Only those that are connected."`
+	JSON      bool `help:"Print one JSON object a line." name:"json"`
 }
 
 // Run lists the devices by id.
@@ -78,22 +82,56 @@ func (c *DeviceList) Run(ctx context.Context, out *output) error {
 	if err != nil {
 		return err
 	}
+	path := "/v1/devices"
+	if c.Connected {
+		path += "?connected=true"
+	}
 	if c.JSON {
-		return pages(ctx, cl, "/v1/devices", "devices", func(d json.RawMessage) error { return out.raw(d) })
+		return pages(ctx, cl, path, "devices", func(d json.RawMessage) error { return out.raw(d) })
 	}
 	table := tabwriter.NewWriter(out.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DEVICE\tADDED")
+	fmt.Fprintln(table, "DEVICE\tADDED\tCONNECTED\tSINCE")
 	type device struct {
-		ID    string    `json:"id"`
-		Added time.Time `json:"added"`
+		ID        string    `json:"id"`
+		Added     time.Time `json:"added"`
+		Connected bool      `json:"connected"`
+		Since     time.Time `json:"since"`
+		Reason    string    `json:"reason"`
 	}
-	if err := pages(ctx, cl, "/v1/devices", "devices", func(d device) error {
-		_, err := fmt.Fprintf(table, "%s\t%s\n", printable(d.ID), d.Added.UTC().Format(time.RFC3339))
+	if err := pages(ctx, cl, path, "devices", func(d device) error {
+		connected, since := "no", ""
+		switch {
+		case d.Connected:
+			connected = "yes"
+		case d.Reason != "":
+			connected = "no: " + d.Reason
+		}
+		if !d.Since.IsZero() {
+			since = d.Since.UTC().Format(time.RFC3339)
+		}
+		_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(d.ID), d.Added.UTC().Format(time.RFC3339), printable(connected), since)
 		return err
 	}); err != nil {
 		return err
 	}
 	return table.Flush()
+}
+
+// DeviceWatch is tacho device watch.
+type DeviceWatch struct {
+	Data   string `help:"Data folder of the running node." default:"data" type:"path" placeholder:"DIR"`
+	Device string `arg:"" optional:"" help:"Id of the device; without it all."`
+	Count  uint   `help:"End after so many." short:"n" placeholder:"N"`
+	JSON   bool   `help:"Print one JSON object a line." name:"json"`
+}
+
+// Run prints presence events as they are stored, until interrupted.
+func (c *DeviceWatch) Run(ctx context.Context, out *output) error {
+	subject := "tacho.presence.>"
+	if c.Device != "" {
+		subject = "tacho.presence." + events.Escape(c.Device)
+	}
+	return (&TailCommand{Data: c.Data, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
 }
 
 // DeviceRemove is tacho device remove.

@@ -1,0 +1,186 @@
+package roster_test
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/events/jetlog"
+	"github.com/tachograph/tachograph/projections/presence"
+	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/gateway/gatewaytest"
+	"github.com/tachograph/tachograph/services/roster"
+)
+
+// bucket is one for heartbeats, in a server of its own.
+func bucket(t *testing.T) jetstream.KeyValue {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(20 * time.Second) {
+		t.Fatal("nats-server is not ready")
+	}
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.CreateKeyValue(t.Context(), roster.BucketConfig(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv
+}
+
+// A site is a gateway with its roster.
+type site struct {
+	*roster.Roster
+	t    *testing.T
+	gw   *gatewaytest.Fixture
+	stop func()
+}
+
+func start(t *testing.T, log events.Log, beats jetstream.KeyValue) *site {
+	t.Helper()
+	s := &site{t: t}
+	ctx, cancel := context.WithCancel(context.Background())
+	var err error
+	if s.Roster, err = roster.Open(ctx, roster.Config{Log: log, Beats: beats, Grace: 5 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stopped := false
+	s.stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(s.stop)
+	s.gw = gatewaytest.Start(t, log, gateway.Limits{}, func(g *gateway.Gateway) { g.Watch(s.Roster) })
+	return s
+}
+
+func (s *site) connect(device, token string, keepAlive time.Duration) (c mqtt.Client, cut func()) {
+	s.t.Helper()
+	var nc net.Conn
+	c = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + s.gw.MQTT).SetClientID(device).SetUsername(device).SetPassword(token).
+		SetAutoReconnect(false).SetKeepAlive(keepAlive).SetCustomOpenConnectionFn(func(u *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+		var err error
+		nc, err = net.Dial("tcp", u.Host)
+		return nc, err
+	}))
+	if token := c.Connect(); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+		s.t.Fatal("connect: ", token.Error())
+	}
+	s.t.Cleanup(func() { c.Disconnect(0) })
+	return c, func() { _ = nc.Close() }
+}
+
+func (s *site) becomes(device string, connected bool) {
+	s.t.Helper()
+	gatewaytest.Eventually(s.t, "the roster follows", func() bool { return s.Get(device).Connected == connected })
+}
+
+// history is a device's facts, as "type reason".
+func history(t *testing.T, log events.Log, device string) (all []string) {
+	t.Helper()
+	version := uint64(0)
+	for ev, err := range log.Read(t.Context(), events.Stream{Kind: events.Presence, ID: device}, events.Latest) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := presence.ParseFact(ev.Payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version++; f.Version != version {
+			t.Errorf("version %d after %d", f.Version, version-1)
+		}
+		all = append(all, strings.TrimSpace(f.Type+" "+f.Reason))
+	}
+	return all
+}
+
+func want(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if strings.Join(got, ", ") != strings.Join(want, ", ") {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}
+
+// TestComesAndGoes: each way a connection ends has its name, and offline is said
+// once, after the grace period.
+func TestComesAndGoes(t *testing.T) {
+	log := gatewaytest.JetLog(t, jetlog.OS, 0)
+	s := start(t, log, bucket(t))
+	token := s.gw.Add(t, "car-1")
+	if st := s.Get("car-1"); st.Connected || !st.Since.IsZero() {
+		t.Errorf("%+v", st)
+	}
+	one, _ := s.connect("car-1", token, time.Minute)
+	s.becomes("car-1", true)
+	one.Disconnect(500)
+	s.becomes("car-1", false)
+	_, cut := s.connect("car-1", token, time.Minute)
+	s.becomes("car-1", true)
+	cut()
+	s.becomes("car-1", false)
+	_, _ = s.connect("car-1", token, time.Minute)
+	s.becomes("car-1", true)
+	_, _ = s.connect("car-1", token, time.Minute) // the newer wins
+	gatewaytest.Eventually(t, "the older is gone", func() bool { st := s.Get("car-1"); return st.Sessions == 1 && st.Version == 7 })
+	if _, err := s.gw.Auth.NewToken(t.Context(), "car-1"); err != nil {
+		t.Fatal(err)
+	}
+	s.becomes("car-1", false)
+	gatewaytest.Eventually(t, "services hear of it", func() bool { return len(history(t, log, "car-1")) == 9 })
+	got := history(t, log, "car-1")
+	want(t, got[:5], "connected", "disconnected clean", "connected", "disconnected network", "connected")
+	want(t, got[7:], "disconnected revoked", "offline revoked")
+	if taken := strings.Join(got[5:7], ", "); taken != "connected, disconnected taken_over" && taken != "disconnected taken_over, connected" {
+		t.Error(taken)
+	}
+}
+
+// TestGatewayDies: a gateway that says nothing more is noticed, and its devices
+// are marked; those of one that lives are not.
+func TestGatewayDies(t *testing.T) {
+	log, beats := gatewaytest.JetLog(t, jetlog.OS, 0), bucket(t)
+	a, b := start(t, log, beats), start(t, log, beats)
+	token := a.gw.Add(t, "car-1")
+	gatewaytest.Eventually(t, "both know it", func() bool { return b.gw.Auth.Authenticate("car-1", token) })
+	_, _ = a.connect("car-1", token, time.Minute)
+	b.becomes("car-1", true)
+	if !b.Elsewhere("car-1") {
+		gatewaytest.Eventually(t, "it is elsewhere", func() bool { return b.Elsewhere("car-1") })
+	}
+	a.stop() // its heart; the connection is still there, and nobody hears of its end
+	b.becomes("car-1", false)
+	gatewaytest.Eventually(t, "services hear of it", func() bool { return len(history(t, log, "car-1")) == 3 })
+	want(t, history(t, log, "car-1"), "connected", "disconnected gateway_died", "offline gateway_died")
+	if err := a.gw.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
