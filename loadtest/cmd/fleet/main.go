@@ -19,6 +19,7 @@ type commands struct {
 	Load      loadCommand      `cmd:"" help:"Simulated cars at a rate that does not wait for answers: losses, then latencies."`
 	Verify    verifyCommand    `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
 	Fault     faultCommand     `cmd:"" help:"Kill a node with -9 again and again, then judge."`
+	Commands  commandsCommand  `cmd:"" help:"Cars that come and go obey a node that is killed again and again, then judge."`
 	Bench     benchCommand     `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
 	CheckData checkDataCommand `cmd:"" help:"Hold the recorded drives to their known facts."`
 }
