@@ -36,7 +36,13 @@ func (s *Commands) Take(_ context.Context, r gateway.Request, done func(error)) 
 		return
 	}
 	s.put(key{r.Device, r.Route.Name}, &task{
-		decide: func(c *command.Command, at int64) (command.Fact, error) { return c.Answer(a, at) },
+		decide: func(c *command.Command, at int64) (command.Fact, error) {
+			f, err := c.Answer(a, at)
+			if len(c.History) >= s.limits.Steps && !a.State.Final() && f.Type != "" {
+				return command.Fact{}, fmt.Errorf("command %s to %s: %w", c.Order.ID, c.Order.Device, ErrTooLong)
+			}
+			return f, err
+		},
 		done: func(_ View, err error) {
 			switch {
 			case err == nil:
@@ -47,6 +53,8 @@ func (s *Commands) Take(_ context.Context, r gateway.Request, done func(error)) 
 				refuse("no_command", gateway.Unasked, err)
 			case errors.Is(err, command.ErrNotSent):
 				refuse("not_sent", gateway.Unasked, err)
+			case errors.Is(err, ErrTooLong):
+				refuse("too_many_steps", gateway.Unasked, err)
 			case errors.Is(err, command.ErrFinal):
 				refuse("final", gateway.Unasked, err)
 			case errors.Is(err, command.ErrBackward):

@@ -19,6 +19,7 @@ import (
 var (
 	ErrNoDevice = errors.New("no such device")
 	ErrTooMany  = errors.New("device has too many open commands") // cancel some, or wait for their deadlines
+	ErrTooLong  = errors.New("command has too many steps")        // only its end is recorded
 )
 
 // A Config says what the commands stand on. Log is required.
@@ -39,6 +40,7 @@ type Limits struct {
 	Attempt  time.Duration // how long an acknowledgement is waited for; 10 s
 	Attempts int           // on one connection, before it is ended for not acknowledging; 2
 	Horizon  time.Duration // how far ahead a deadline may lie; 30 days
+	Steps    int           // of one command; beyond them only its end is recorded; 1,000
 	Bytes    int           // of parameters, and of a device's answer; 64 KiB
 	Kept     int           // commands of the whole fleet that are kept in memory after their end; 20,000
 }
@@ -49,6 +51,7 @@ func (l *Limits) complete() {
 	or(&l.Attempt, 10*time.Second)
 	or(&l.Attempts, 2)
 	or(&l.Horizon, 30*24*time.Hour)
+	or(&l.Steps, 1000)
 	or(&l.Bytes, 64<<10)
 	or(&l.Kept, 20_000)
 }
@@ -73,7 +76,7 @@ type Commands struct {
 
 	stopping chan struct{} // closed when Run ends
 	stop     sync.Once
-	work     sync.WaitGroup
+	work     crew
 
 	mu       sync.Mutex
 	entries  map[key]*entry
@@ -107,7 +110,8 @@ type entry struct {
 	tries   int   // on this connection
 	sentAt  int64 // when it was last sent, epoch milliseconds
 	again   int64 // not sent again before, epoch milliseconds
-	wake    int64 // its timer, 0 without
+	wake    int64 // when its timer is due, 0 without
+	slot    int   // of its timer
 	counted bool  // among those of its device
 	kept    bool  // among those kept after their end
 }
@@ -147,12 +151,46 @@ func Open(ctx context.Context, c Config) (*Commands, error) {
 }
 
 // spawn runs f in a goroutine that Run waits for.
-func (s *Commands) spawn(f func()) {
-	s.work.Add(1)
+func (s *Commands) spawn(f func()) { s.work.spawn(f) }
+
+// A crew is goroutines at work. Unlike those of a sync.WaitGroup more may begin
+// while somebody waits.
+type crew struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // closed when nobody is at work; nil: nobody waits
+}
+
+func (c *crew) spawn(f func()) {
+	c.mu.Lock()
+	c.n++
+	c.mu.Unlock()
 	go func() {
-		defer s.work.Done()
+		defer c.leave()
 		f()
 	}()
+}
+
+func (c *crew) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n--; c.n == 0 && c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
+}
+
+// wait returns when nobody is at work. Only one may wait.
+func (c *crew) wait() {
+	c.mu.Lock()
+	if c.n == 0 {
+		c.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	c.idle = idle
+	c.mu.Unlock()
+	<-idle
 }
 
 // A clock never goes back: what was past a deadline stays past it when the

@@ -30,7 +30,7 @@ func (s *Commands) Run(ctx context.Context) error {
 	}
 	cancel()
 	s.stop.Do(func() { close(s.stopping) })
-	s.work.Wait()
+	s.work.wait()
 	return failed
 }
 
@@ -182,7 +182,7 @@ func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Po
 func refused(err error) bool {
 	for _, known := range []error{
 		command.ErrInvalid, command.ErrExists, command.ErrNoCommand, command.ErrNotSent, command.ErrFinal,
-		command.ErrBackward, command.ErrPastDeadline, command.ErrSentOnce, command.ErrNotAnAnswer, ErrTooMany,
+		command.ErrBackward, command.ErrPastDeadline, command.ErrSentOnce, command.ErrNotAnAnswer, ErrTooMany, ErrTooLong,
 	} {
 		if errors.Is(err, known) {
 			return true

@@ -8,43 +8,57 @@ import (
 	"github.com/tachograph/tachograph/projections/command"
 )
 
-// timers is a heap of moments at which something may be due for a command. An
-// entry may stand in it several times; only its own wake counts.
-type timers []moment
-
-type moment struct {
-	at int64 // epoch milliseconds
-	e  *entry
-}
+// timers is a heap of entries by the moment at which something may be due for
+// them. An entry stands in it at most once, and not after its end.
+type timers []*entry
 
 func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-func (t *timers) Push(m any)        { *t = append(*t, m.(moment)) }
-func (t *timers) Pop() any {
-	old := *t
-	m := old[len(old)-1]
-	old[len(old)-1] = moment{}
-	*t = old[:len(old)-1]
-	return m
+func (t timers) Less(i, j int) bool { return t[i].wake < t[j].wake }
+func (t timers) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].slot, t[j].slot = i, j
 }
 
-// setTimer has the entry looked at when it is due. The caller holds s.mu.
+// Push implements heap.Interface.
+func (t *timers) Push(e any) {
+	e.(*entry).slot = len(*t)
+	*t = append(*t, e.(*entry))
+}
+
+// Pop implements heap.Interface.
+func (t *timers) Pop() any {
+	old := *t
+	e := old[len(old)-1]
+	old[len(old)-1], *t = nil, old[:len(old)-1]
+	return e
+}
+
+// setTimer has the entry looked at when it is next due. The caller holds s.mu.
 func (s *Commands) setTimer(e *entry) {
 	next := e.c.Due()
-	if a := e.sendable(); a > s.clock.ms() && a < next {
+	if a := e.sendable(); next != 0 && a > s.clock.ms() && a < next {
 		next = a
-	}
-	if next == 0 || e.wake != 0 && e.wake <= next {
-		return
 	}
 	s.setTimerAt(e, next)
 }
 
+// setTimerAt has the entry looked at then; never when at is 0.
 func (s *Commands) setTimerAt(e *entry, at int64) {
-	e.wake = at
-	heap.Push(&s.timers, moment{at, e})
-	if s.timers[0].e == e {
+	switch was := e.wake; {
+	case at == was:
+		return
+	case at == 0:
+		heap.Remove(&s.timers, e.slot)
+		e.wake = 0
+		return
+	case was == 0:
+		e.wake = at
+		heap.Push(&s.timers, e)
+	default:
+		e.wake = at
+		heap.Fix(&s.timers, e.slot)
+	}
+	if s.timers[0] == e {
 		select {
 		case s.rearm <- struct{}{}:
 		default:
@@ -72,16 +86,14 @@ func (s *Commands) keepTime(ctx context.Context) {
 		}
 		s.mu.Lock()
 		now := s.clock.ms()
-		for len(s.timers) > 0 && s.timers[0].at <= now {
-			m := heap.Pop(&s.timers).(moment)
-			if m.e.wake == m.at {
-				m.e.wake = 0
-				s.due(m.e, now)
-			}
+		for len(s.timers) > 0 && s.timers[0].wake <= now {
+			e := heap.Pop(&s.timers).(*entry)
+			e.wake = 0
+			s.due(e, now)
 		}
 		sleep := longSleep
 		if len(s.timers) > 0 {
-			sleep = min(sleep, time.Duration(s.timers[0].at-now)*time.Millisecond)
+			sleep = min(sleep, time.Duration(s.timers[0].wake-now)*time.Millisecond)
 		}
 		s.mu.Unlock()
 		t.Reset(max(sleep, time.Millisecond))

@@ -1,6 +1,7 @@
 package commands_test
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -208,3 +209,21 @@ var (
 	_ commands.Outlet = (*gateway.Gateway)(nil)
 	_ gateway.Service = (*commands.Commands)(nil)
 )
+
+// TestChatter: a device that reports progress without end fills neither memory
+// nor log, and its outcome is still heard.
+func TestChatter(t *testing.T) {
+	s := start(t, jetLog(t), commands.Limits{Steps: 20})
+	car := s.connect("car-1", s.gw.Add(t, "car-1"))
+	v := s.queue(order("car-1", command.UntilDeadline))
+	car.hears("commands/" + v.Order.ID)
+	s.becomes("car-1", v.Order.ID, command.Delivered)
+	for i := range 50 {
+		car.answer(v.Order.ID, fmt.Sprintf(`{"state":"running","result":%d}`, i))
+	}
+	if got := s.becomes("car-1", v.Order.ID, command.Running); len(got.History) != 20 || s.refusals("too_many_steps") != 33 {
+		t.Errorf("%d steps, %v refused", len(got.History), s.refusals("too_many_steps"))
+	}
+	car.answer(v.Order.ID, `{"state":"succeeded"}`)
+	s.becomes("car-1", v.Order.ID, command.Succeeded)
+}
