@@ -227,3 +227,37 @@ func TestChatter(t *testing.T) {
 	car.answer(v.Order.ID, `{"state":"succeeded"}`)
 	s.becomes("car-1", v.Order.ID, command.Succeeded)
 }
+
+// TestOtherProcess: who asks and who sends are two processes.
+func TestOtherProcess(t *testing.T) {
+	log := jetLog(t)
+	s := start(t, log, commands.Limits{})
+	api, _ := open(t, log, commands.Limits{}, nil, nil)
+	token := s.gw.Add(t, "car-1")
+	car := s.connect("car-1", token)
+	for range 20 {
+		v, err := api.Queue(t.Context(), order("car-1", command.NowOrNever))
+		if err != nil {
+			t.Fatal(err)
+		}
+		car.hears("commands/" + v.Order.ID)
+		go car.Publish("commands/"+v.Order.ID+"/answer", 1, false, `{"state":"succeeded"}`)
+		for v, err = range api.Watch(t.Context(), "car-1", v.Order.ID) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if v.State != command.Succeeded {
+			t.Error(steps(v))
+		}
+	}
+	car.Disconnect(0)
+	v, err := api.Queue(t.Context(), order("car-1", command.UntilDeadline))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err = api.Cancel(t.Context(), "car-1", v.Order.ID, "operator", ""); err != nil || v.State != command.Cancelled {
+		t.Error(v.State, err)
+	}
+	s.becomes("car-1", v.Order.ID, command.Cancelled)
+}
