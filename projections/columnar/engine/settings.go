@@ -85,6 +85,7 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <quota>default</quota>
             <grants>
                 <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}.*</query>
+                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}_replay.*</query>
                 <query>GRANT SELECT ON system.*</query>
                 <query>GRANT KILL QUERY ON *.*</query>
                 <query>GRANT TABLE ENGINE ON *</query>
