@@ -24,6 +24,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
+	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -37,6 +38,7 @@ type Config struct {
 	Admin     *auth.Admin
 	KV        jetstream.KeyValue // bucket of the projection latest
 	Past      *latest.Past       // and its states of earlier
+	Replays   *replays.Replays   // nil where the process runs no projections
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Roster    *roster.Roster
@@ -54,6 +56,7 @@ type api struct {
 	keys     *auth.Admin
 	latest   jetstream.KeyValue
 	past     *latest.Past
+	replays  *replays.Replays
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	roster   *roster.Roster
@@ -73,7 +76,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), watchers: make(chan struct{}, commandWatchers),
@@ -122,6 +125,10 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},
 		{"GET /v1/events", a.handle(a.admin(a.listEvents))},
+		{"POST /v1/replays/{projection}", a.handle(a.admin(a.startReplay))},
+		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
+		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},
+		{"POST /v1/replays/{projection}/undo", a.handle(a.admin(a.undoReplay))},
 		{"GET /v1/projections", a.handle(a.admin(a.listProjections))},
 		{"GET /healthz", a.handle(a.health)},
 		{"GET /readyz", a.handle(a.readiness)},

@@ -18,7 +18,8 @@ const tyre = `syntax = "proto3"; message Tyre { double pressure = 1; }`
 // TestContract provokes every documented status of every route, and every code
 // of the table.
 func TestContract(t *testing.T) {
-	f := newFixture(t)
+	hold := make(chan struct{})
+	f := newFixture(t, withReplays(hold))
 	car := f.addDevice("car-1")
 	f.append("car-1", "position", `{"latitude":52.5}`)
 	if _, err := f.kv.Put(t.Context(), events.Escape("car-1"), []byte(stateOfCar1)); err != nil {
@@ -43,6 +44,7 @@ func TestContract(t *testing.T) {
 		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"},
+		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
@@ -83,6 +85,7 @@ func TestContract(t *testing.T) {
 	f.answered(call{method: "GET", path: "/v1/devices/car-1/state", token: "admin", header: http.Header{"If-None-Match": {etag}}}, 304, nil)
 
 	shadowContract(t, f, car, refused)
+	replayContract(f, hold, refused)
 	commandContract(t, f, refused)
 
 	// Telemetry: the gateway's answers, by the same document and table.

@@ -94,7 +94,7 @@ func (b *logBuffer) String() string {
 
 func (f *fixture) logger() *slog.Logger { return slog.New(slog.NewTextHandler(f.logged, nil)) }
 
-func newFixture(t testing.TB) *fixture {
+func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, logged: new(logBuffer)}
 	f.log = memlog.New(memlog.Options{
@@ -163,7 +163,7 @@ func newFixture(t testing.TB) *fixture {
 	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }() // ends with ctx
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
-	h := New(Config{
+	c := Config{
 		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
@@ -175,7 +175,11 @@ func newFixture(t testing.TB) *fixture {
 		Metrics: prometheus.NewRegistry(),
 		Runners: []projections.Runner{idleRunner{projections.Status{Name: "latest", Tail: 3, Lag: 1}}},
 		Logger:  f.logger(),
-	})
+	}
+	for _, option := range options {
+		option(f, &c)
+	}
+	h := New(c)
 	f.handler = h
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config = Server(h, logger)

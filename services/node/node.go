@@ -31,6 +31,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -52,6 +53,8 @@ type Node struct {
 	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
 	past        *latest.Past
+	replays     *replays.Replays // nil: no projections here
+	recovering  sync.Once        // an unfinished swap of tables
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
 	server      columnar.Server
@@ -472,22 +475,27 @@ func (n *Node) startProjections(context.Context) error {
 	if err != nil {
 		return err
 	}
+	base := columnar.Config{
+		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
+		Facts: []columnar.FactTable{changes, steps, connections}, Views: views(),
+	}
+	var written []uint16
+	var writers []*projections.Restartable
 	for _, p := range n.log.Partitions() {
 		if p == events.DeadLetterPartition {
 			continue // what is there came from the writer itself
 		}
-		cfg := columnar.Config{
-			Log: n.appends, Catalog: n.catalog, Partition: p, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
-			Facts: []columnar.FactTable{changes, steps, connections},
+		cfg := base
+		cfg.Partition = p
+		if p != events.ControlPartition {
+			cfg.Views = nil
 		}
-		if p == events.ControlPartition {
-			cfg.Views = views()
-		}
-		w, err := columnar.New(cfg)
+		w, err := projections.NewRestartable(func() (projections.Runner, error) { return columnar.New(cfg) })
 		if err != nil {
 			return err
 		}
-		n.startRunner(w, n.afterEngine(w.Run))
+		written, writers = append(written, p), append(writers, w)
+		n.startRunner(w, n.afterSwap(w.Run))
 		if p == events.ControlPartition {
 			continue
 		}
@@ -497,6 +505,7 @@ func (n *Node) startProjections(context.Context) error {
 		}
 		n.startRunner(l, l.Run)
 	}
+	n.makeReplays(base, written, writers)
 	n.metrics.MustRegister(lagCollector{n.runners})
 	return nil
 }
@@ -552,7 +561,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Telemetry: telemetry,
+		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Replays: n.replays, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

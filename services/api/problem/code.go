@@ -26,6 +26,7 @@ const (
 	SchemaNotFound     Code = "schema_not_found"       // no such schema, or no such version of it
 	InvalidShadow      Code = "invalid_shadow"         // a shadow request that breaks a rule of its document
 	ShadowNotFound     Code = "shadow_not_found"       // the device has no shadow of that name
+	ProjectionNotFound Code = "projection_not_found"   // no such projection, or none that can be replayed
 	StateNotFound      Code = "state_not_found"        // the device exists and has sent nothing yet
 	InvalidCommand     Code = "invalid_command"        // a command that no device could be sent
 	DeadlinePassed     Code = "deadline_passed"        // a command whose deadline is not in the future
@@ -35,6 +36,8 @@ const (
 	TooManyCommands    Code = "too_many_commands"      // the device has as many open commands as it may
 	MethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
 	DeviceExists       Code = "device_exists"          // an id that is taken
+	ReplayRunning      Code = "replay_running"         // one at a time
+	NothingToUndo      Code = "nothing_to_undo"        // no replay has been swapped in
 	VersionConflict    Code = "version_conflict"       // the shadow has another version than the request names
 	Conflict           Code = "conflict"               // another writer was first
 	PayloadTooLarge    Code = "payload_too_large"      // body or message over its limit
@@ -70,6 +73,7 @@ var table = map[Code]row{
 	SchemaNotFound:     {status: 404, hint: "tacho schema list shows the schemas and their versions"},
 	InvalidShadow:      {status: 400, hint: "mend the document: {\"state\":{\"desired\":{…},\"reported\":{…}},\"version\":N,\"clientToken\":\"…\"}"},
 	ShadowNotFound:     {status: 404, hint: "an update makes the shadow; tacho shadow list DEVICE shows the names there are"},
+	ProjectionNotFound: {status: 404, hint: "GET /v1/projections lists what runs; columnar can be replayed"},
 	StateNotFound:      {status: 404, hint: "the device exists but nothing of it has been folded yet; send a message first"},
 	InvalidCommand:     {status: 400, hint: "see /openapi.yaml for what a command holds; parameters must fit the schema command_NAME where there is one"},
 	DeadlinePassed:     {status: 400, hint: "give a deadline in the future, such as 30s"},
@@ -79,6 +83,8 @@ var table = map[Code]row{
 	TooManyCommands:    {status: 429, retryAfter: 60, hint: "cancel some, or wait until they are answered or past their deadlines; --max-commands sets the number"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
+	ReplayRunning:      {status: 409, hint: "GET tells how far it is, DELETE ends it"},
+	NothingToUndo:      {status: 409, hint: "a replay that was swapped in can be undone until the next one begins"},
 	VersionConflict:    {status: 409, hint: "get the shadow, decide again, send its version; or leave the version out"},
 	Conflict:           {status: 409, retryAfter: 1, hint: "read again, decide again, send again"},
 	PayloadTooLarge:    {status: 413, hint: "send less at once: split the batch"},

@@ -21,6 +21,7 @@ type commands struct {
 	State   StateCommand   `cmd:"" help:"Print the newest value of every signal of a device."`
 	Diff    DiffCommand    `cmd:"" help:"Print what changed in a device's state between two moments."`
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
+	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
 	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`

@@ -67,8 +67,7 @@ func TestReadme(t *testing.T) {
 	}
 	lines := strings.NewReplacer(
 		"-p 1883", "-p "+port, "localhost:8080", a.HTTP, "curl ", "curl -sf ", "mosquitto_pub", mosquitto,
-		"tacho state car-1 --at 2026-05-01T10:00:00Z", "tacho state car-1 --at 2100-01-01T00:00:00Z", // the README's was before the first message
-		"tacho state car-1", "until tacho state car-1; do sleep 0.1; done", // it follows in its own time
+		"tacho state car-1 ", "until tacho state car-1; do sleep 0.1; done ", // it follows in its own time
 		"tacho sql", "until tacho state car-1 && tacho sql 'SELECT throwIf(count() = 0) FROM tacho.position'; do sleep 0.1; done; tacho sql",
 		"tacho tail ", "timeout -s INT 2 tacho tail ",
 		"--wait", "--wait || test $? = 1", // the car is offline, and that is said

@@ -1,0 +1,89 @@
+package api
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
+	"github.com/tachograph/tachograph/services/api/problem"
+	"github.com/tachograph/tachograph/services/replays"
+)
+
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
+// withReplays gives the API replays on a real ClickHouse. Each swap waits until
+// it can read from hold.
+func withReplays(hold <-chan struct{}) func(*fixture, *Config) {
+	return func(f *fixture, c *Config) {
+		e := enginetest.Start(f.t)
+		user, password := e.Writer()
+		server := columnar.Server{URL: "http://" + e.HTTPAddr(), User: user, Password: password}
+		if err := columnar.Migrate(context.Background(), server); err != nil {
+			f.t.Fatal(err)
+		}
+		c.Replays = replays.New(columnar.Replay{
+			Writer:     columnar.Config{Log: f.log, Catalog: f.catalog, Server: server, MaxAge: 20 * time.Millisecond},
+			Partitions: []uint16{0, events.ControlPartition},
+			Pause: func(ctx context.Context) (func(), error) {
+				select {
+				case <-hold:
+					return func() {}, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			},
+		}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	}
+}
+
+// replayContract is TestContract's part about replays.
+func replayContract(f *fixture, hold chan<- struct{}, refused func(call, problem.Code)) {
+	f.t.Helper()
+	admin := func(method, path string) call {
+		return call{method: method, path: "/v1/replays/" + path, token: "admin"}
+	}
+	for _, c := range []call{admin("POST", "moon"), admin("GET", "moon"), admin("DELETE", "moon"), admin("POST", "moon/undo")} {
+		refused(c, problem.ProjectionNotFound)
+	}
+	refused(admin("POST", "columnar?rate=0"), problem.InvalidRequest)
+	refused(admin("POST", "columnar/undo"), problem.NothingToUndo)
+	f.answered(admin("POST", "columnar"), 202, nil)
+	refused(admin("POST", "columnar"), problem.ReplayRunning)
+	refused(admin("POST", "columnar/undo"), problem.ReplayRunning)
+	f.answered(admin("DELETE", "columnar"), 200, nil)
+	await := func(state replays.State) {
+		f.t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			var status replays.Status
+			f.answered(admin("GET", "columnar"), 200, &status)
+			if status.State == state {
+				return
+			}
+			if status.State != replays.Running || time.Now().After(deadline) {
+				f.t.Fatalf("%+v, want %s", status, state)
+			}
+		}
+	}
+	await(replays.Cancelled)
+	f.answered(admin("POST", "columnar?dry_run=true&rate=100000"), 202, nil)
+	await(replays.Done)
+	f.answered(admin("POST", "columnar"), 202, nil)
+	hold <- struct{}{}
+	await(replays.Done)
+	go func() { hold <- struct{}{} }()
+	if got := f.answered(admin("POST", "columnar/undo"), 200, nil); !strings.Contains(string(got.body), `"state"`) {
+		f.t.Errorf("%s", got.body)
+	}
+}
+
+// TestReplayElsewhere: a process without projections says so.
+func TestReplayElsewhere(t *testing.T) {
+	f := newFixture(t)
+	f.refused(call{method: "POST", path: "/v1/replays/columnar", token: "admin"}, problem.Unavailable)
+}

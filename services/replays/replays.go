@@ -1,0 +1,173 @@
+// Package replays runs replays of projections, one at a time each, and tells how
+// far they are.
+package replays
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tachograph/tachograph/projections/columnar"
+)
+
+// What a caller can act on.
+var (
+	ErrRunning = errors.New("a replay is running") // wait for it, or cancel it
+	ErrIdle    = errors.New("no replay is running")
+)
+
+// A State is where the last replay stands.
+type State string
+
+// The states.
+const (
+	Idle      State = "idle" // there was none since the process started
+	Running   State = "running"
+	Done      State = "done"
+	Failed    State = "failed"
+	Cancelled State = "cancelled" // the next one goes on where it was
+)
+
+// A Status tells of the last replay of a projection.
+type Status struct {
+	Projection string                 `json:"projection"`
+	State      State                  `json:"state"`
+	DryRun     bool                   `json:"dry_run"`
+	Progress   columnar.Progress      `json:"progress"`
+	Tables     []columnar.TableReport `json:"tables"` // once they were compared
+	Error      string                 `json:"error,omitempty"`
+	Started    time.Time              `json:"started,omitzero"`
+	Ended      time.Time              `json:"ended,omitzero"`
+}
+
+// Replays are those of the projection columnar, the only one whose rebuild takes
+// longer than deleting its view and starting again.
+type Replays struct {
+	replay columnar.Replay // a template
+	logger *slog.Logger
+
+	mu     sync.Mutex
+	status Status
+	cancel context.CancelFunc
+	ended  chan struct{} // of the running one
+}
+
+// New returns the replays over a template, whose Rate and Progress are set for
+// each.
+func New(replay columnar.Replay, logger *slog.Logger) *Replays {
+	return &Replays{replay: replay, logger: logger, status: Status{Projection: "columnar", State: Idle, Tables: []columnar.TableReport{}}}
+}
+
+// Status tells of the last replay.
+func (r *Replays) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+// Start begins a replay; a dry one compares and swaps nothing. rate bounds the
+// events a second, 0 not.
+//
+// Errors: ErrRunning.
+func (r *Replays) Start(dry bool, rate float64) (Status, error) {
+	return r.begin(dry, func(ctx context.Context) ([]columnar.TableReport, error) {
+		replay := r.replay
+		replay.Rate, replay.Progress = rate, r.progress
+		return replay.Build(ctx, dry)
+	})
+}
+
+// Undo swaps back what served before the last replay.
+//
+// Errors: ErrRunning, columnar.ErrNothingToUndo, and those of ClickHouse.
+func (r *Replays) Undo(ctx context.Context) error {
+	undone := make(chan error, 1)
+	_, err := r.begin(false, func(ctx context.Context) ([]columnar.TableReport, error) {
+		replay := r.replay
+		err := replay.Undo(ctx)
+		undone <- err
+		return nil, err
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-undone:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Replays) progress(p columnar.Progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Progress = p
+}
+
+func (r *Replays) begin(dry bool, work func(context.Context) ([]columnar.TableReport, error)) (Status, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.status.State == Running {
+		return r.status, ErrRunning
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel, r.ended = cancel, make(chan struct{})
+	r.status = Status{Projection: "columnar", State: Running, DryRun: dry, Started: time.Now().UTC(), Tables: []columnar.TableReport{}}
+	ended := r.ended
+	go func() {
+		defer close(ended)
+		defer cancel()
+		tables, err := work(ctx)
+		r.end(ctx, tables, err)
+	}()
+	return r.status, nil
+}
+
+func (r *Replays) end(ctx context.Context, tables []columnar.TableReport, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if tables != nil {
+		r.status.Tables = tables
+	}
+	r.status.Ended = time.Now().UTC()
+	switch {
+	case err == nil:
+		r.status.State = Done
+	case ctx.Err() != nil:
+		r.status.State = Cancelled
+	default:
+		r.status.State, r.status.Error = Failed, err.Error()
+		r.logger.Error("replay failed; it can be started again and goes on where it was", "projection", "columnar", "error", err)
+	}
+}
+
+// Cancel ends the running replay and waits until it has; the next one goes on
+// where it was. A swap that has begun is finished.
+//
+// Errors: ErrIdle; that of ctx.
+func (r *Replays) Cancel(ctx context.Context) error {
+	r.mu.Lock()
+	running, cancel, ended := r.status.State == Running, r.cancel, r.ended
+	r.mu.Unlock()
+	if !running {
+		return ErrIdle
+	}
+	cancel()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop cancels what runs, if anything does.
+func (r *Replays) Stop(ctx context.Context) error {
+	if err := r.Cancel(ctx); err != nil && !errors.Is(err, ErrIdle) {
+		return err
+	}
+	return nil
+}
