@@ -207,3 +207,17 @@ func happen(t testing.TB, f *fixture, id string, decide func(*command.Command, i
 	}
 	t.Error("the step is never folded")
 }
+
+// TestCommandEvents: a device's commands are many streams, and are found by its
+// id all the same.
+func TestCommandEvents(t *testing.T) {
+	f := newFixture(t)
+	for _, id := range []string{"car-1", "car-2"} {
+		f.addDevice(id)
+		f.answered(call{method: "POST", path: "/v1/devices/" + id + "/commands", token: "admin", body: `{"name":"lock","policy":"until_deadline"}`}, 201, nil)
+	}
+	got := f.answered(call{method: "GET", path: "/v1/events?kind=command&device=car-2", token: "admin"}, 200, nil)
+	if text := string(got.body); strings.Count(text, "\n") != 1 || !strings.Contains(text, `"type":"queued","kind":"command","device":"car-2"`) {
+		t.Error(text)
+	}
+}

@@ -84,6 +84,7 @@ func parseSelection(r *http.Request) (s selection, err error) {
 // past of its neighbours'.
 func (s selection) matches(e *events.Event) bool {
 	return e.Stream.Kind == s.kind &&
+		(s.id == "" || e.Stream.ID == s.id) &&
 		(s.message == "" || e.Type == s.message) &&
 		(s.from.IsZero() || !e.Received.Before(s.from)) &&
 		(s.to.IsZero() || e.Received.Before(s.to)) &&
@@ -160,7 +161,7 @@ func gone(error) error { panic(http.ErrAbortHandler) }
 // selected yields a superset of the events asked for: one stream, or whole
 // partitions up to where they end now.
 func (a *api) selected(ctx context.Context, s selection) iter.Seq2[events.Event, error] {
-	if s.id != "" {
+	if s.id != "" && s.kind != events.Command && s.kind != events.Shadow { // of those a device has many streams
 		return a.log.Read(ctx, events.Stream{Kind: s.kind, ID: s.id}, events.Latest)
 	}
 	return func(yield func(events.Event, error) bool) {

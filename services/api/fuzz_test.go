@@ -26,6 +26,10 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/schemas/position?version=1", ""},
 		{"GET", "/v1/events?device=car-1&from=1&to=2&after=1.0.1", ""},
 		{"HEAD", "/v1/events", ""},
+		{"POST", "/v1/devices/car-1/commands", `{"name":"unlock","parameters":{"a":[1,null]},"deadline":"1s","answer_by":1,"policy":"until_deadline","priority":1,"dry_run":true}`},
+		{"POST", "/v1/devices/car-1/commands", `{"name":"\ud800","deadline":"2262-04-12T00:00:00Z","answer_by":9223372036854775807}`},
+		{"POST", "/v1/commands", `{"devices":["car-1","\u0000"],"name":"x","deadline":"2562047h"}`},
+		{"DELETE", "/v1/devices/car-1/commands/%00?reason=x", ""},
 		{"PATCH", "//v1/../x", "x"},
 	} {
 		f.Add(seed[0], seed[1], seed[2])

@@ -26,6 +26,10 @@ func (s *Commands) Take(_ context.Context, r gateway.Request, done func(error)) 
 		s.metrics.refused.WithLabelValues(label).Inc()
 		done(&gateway.Refusal{Reason: reason, Err: err})
 	}
+	if err := possible(r.Route.Name); err != nil {
+		refuse("no_command", gateway.Unasked, err)
+		return
+	}
 	if len(r.Payload) > s.limits.Bytes {
 		refuse("too_large", gateway.BadAnswer, fmt.Errorf("answer to command %.64s: %d bytes, at most %d are taken", r.Route.Name, len(r.Payload), s.limits.Bytes))
 		return

@@ -98,15 +98,29 @@ func (s *Commands) openOf(device string) int {
 //
 // Errors: command.ErrNoCommand, ErrFinal; those of events.Log.Append.
 func (s *Commands) Cancel(ctx context.Context, device, id, by, reason string) (View, error) {
+	if err := possible(id); err != nil {
+		return View{}, err
+	}
 	return s.do(ctx, key{device, id}, task{decide: func(c *command.Command, at int64) (command.Fact, error) {
 		return c.Cancel(at, by, reason)
 	}})
+}
+
+// possible refuses an id that no command can have, before the log is asked.
+func possible(id string) error {
+	if events.ValidID(id) {
+		return nil
+	}
+	return fmt.Errorf("command %.70q: %w", id, command.ErrNoCommand)
 }
 
 // Get returns a command with its whole history.
 //
 // Errors: command.ErrNoCommand; those of events.Log.Read.
 func (s *Commands) Get(ctx context.Context, device, id string) (View, error) {
+	if err := possible(id); err != nil {
+		return View{}, err
+	}
 	k := key{device, id}
 	s.mu.Lock()
 	if e := s.entries[k]; e != nil && e.loaded && e.c.State != "" {

@@ -3,6 +3,7 @@ package commands_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,7 +36,8 @@ func TestUnlock(t *testing.T) {
 	car.answer(h.ID, `{"state":"dancing"}`)
 	car.answer(h.ID, `{"state":`)
 	car.answer("nothing", `{"state":"succeeded"}`)
-	for reason, want := range map[string]float64{"final": 1, "not_an_answer": 1, "malformed": 1, "no_command": 1} {
+	car.answer(strings.Repeat("x", 10_000), `{"state":"succeeded"}`)
+	for reason, want := range map[string]float64{"final": 1, "not_an_answer": 1, "malformed": 1, "no_command": 2} {
 		if got := s.refusals(reason); got != want {
 			t.Errorf("%v answers refused as %s, want %v", got, reason, want)
 		}
