@@ -24,6 +24,10 @@ type diskGuard struct {
 	reserve int64
 	look    func(dir string) (free int64, err error)
 	free    atomic.Int64
+
+	broken <-chan struct{} // closed when a write to the log has failed
+	lost   atomic.Bool     // it has: all is refused until the log is opened anew
+	anew   func()          // asks for that, once there is room
 }
 
 const diskLook = 250 * time.Millisecond
@@ -46,12 +50,16 @@ func (g *diskGuard) measure() int64 {
 // watch looks at the disk until ctx ends and tells of every change: why it is
 // refused, or "" when there is room again.
 func (g *diskGuard) watch(ctx context.Context, tell func(why string)) error {
-	refusing := false
+	refusing, broken := false, g.broken
 	tick := time.NewTicker(diskLook)
 	defer tick.Stop()
 	for {
 		free := g.measure()
-		if low := free < g.reserve; low != refusing {
+		if g.lost.Load() && free >= g.reserve {
+			g.anew()
+			return nil
+		}
+		if low := free < g.reserve || g.lost.Load(); low != refusing {
 			refusing = low
 			if low {
 				tell(g.full().Error())
@@ -61,6 +69,9 @@ func (g *diskGuard) watch(ctx context.Context, tell func(why string)) error {
 		}
 		select {
 		case <-tick.C:
+		case <-broken:
+			g.lost.Store(true)
+			broken = nil
 		case <-ctx.Done():
 			return nil
 		}
@@ -68,13 +79,17 @@ func (g *diskGuard) watch(ctx context.Context, tell func(why string)) error {
 }
 
 func (g *diskGuard) full() error {
+	if g.lost.Load() {
+		return fmt.Errorf("%w: a write to %s has failed and the log is opened anew when %d MiB of its disk are free, now %d are: make room or lower --log-reserve",
+			events.ErrFull, g.dir, g.reserve>>20, g.free.Load()>>20)
+	}
 	return fmt.Errorf("%w: the disk of %s has %d MiB free and --log-reserve keeps %d: make room or lower the reserve",
 		events.ErrFull, g.dir, g.free.Load()>>20, g.reserve>>20)
 }
 
 // Append implements events.Log.
 func (g *diskGuard) Append(ctx context.Context, expect events.Expect, evs ...events.Event) (events.Position, error) {
-	if g.free.Load() < g.reserve/2 {
+	if g.free.Load() < g.reserve/2 || g.lost.Load() {
 		return events.Position{}, g.full()
 	}
 	return g.Log.Append(ctx, expect, evs...)
@@ -82,7 +97,7 @@ func (g *diskGuard) Append(ctx context.Context, expect events.Expect, evs ...eve
 
 // Enqueue implements events.Log.
 func (g *diskGuard) Enqueue(ctx context.Context, e events.Event, done func(error)) error {
-	if g.free.Load() < g.reserve {
+	if g.free.Load() < g.reserve || g.lost.Load() {
 		return g.full()
 	}
 	return g.Log.Enqueue(ctx, e, done)

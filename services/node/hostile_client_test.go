@@ -136,6 +136,8 @@ func (v *victim) publish(topic string, payload string) string {
 	return v.connect("car-1", v.token, b.Bytes()...)
 }
 
+var impatient = &http.Client{Timeout: 20 * time.Second}
+
 // http asks and returns status and code. An error must have the whole body.
 func (v *victim) http(method, path, token, body string) string {
 	v.t.Helper()
@@ -146,9 +148,9 @@ func (v *victim) http(method, path, token, body string) string {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := impatient.Do(req)
 	if err != nil {
-		return "closed"
+		return err.Error()
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
@@ -240,9 +242,14 @@ func (v *victim) counted(name string, labels ...string) (sum float64) {
 
 func (v *victim) eventually(what string, ok func() bool) {
 	v.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	within(v.t, 20*time.Second, what, ok)
+}
+
+func within(t testing.TB, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			v.t.Errorf("never: %s", what)
+			t.Errorf("never: %s", what)
 			return
 		}
 	}

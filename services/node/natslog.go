@@ -18,6 +18,9 @@ type natsLogger struct {
 	logger  *slog.Logger
 	refused *prometheus.CounterVec
 
+	broken chan struct{} // closed when a write to a stream has failed
+	once   sync.Once
+
 	mu      sync.Mutex
 	left    float64 // lines that may pass
 	since   time.Time
@@ -30,7 +33,7 @@ const (
 )
 
 func newNATSLogger(logger *slog.Logger) *natsLogger {
-	l := &natsLogger{logger: logger, left: natsLinesAtOnce, since: time.Now(), refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+	l := &natsLogger{logger: logger, left: natsLinesAtOnce, since: time.Now(), broken: make(chan struct{}), refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tacho_nats_refused_total", Help: "What the embedded NATS server refused: connections (authentication), subjects (permission).",
 	}, []string{"reason"})}
 	for _, reason := range []string{"authentication", "permission"} {
@@ -93,6 +96,11 @@ func (l *natsLogger) Errorf(format string, args ...any) {
 		l.refused.WithLabelValues("permission").Inc()
 		l.say(l.logger.Warn, text)
 		return
+	// A stream that could not be written to takes nothing in any more and answers
+	// nobody, however much room there is later (nats-server 2.15); nowhere else
+	// does the server say so.
+	case strings.Contains(text, "ritical write error"), strings.Contains(text, "will be DISABLED"):
+		l.once.Do(func() { close(l.broken) })
 	}
 	l.say(l.logger.Error, text)
 }

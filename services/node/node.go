@@ -62,6 +62,7 @@ type Node struct {
 	engineReady chan struct{} // closed once the embedded ClickHouse answers; nil for an existing one
 	natsConn    *nats.Conn    // to the account of the log
 	disk        *diskGuard
+	broken      chan struct{} // see Broken
 
 	mu      sync.Mutex
 	engine  *engine.Engine    // nil until it has started
@@ -81,7 +82,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, logger: logger, waiting: map[string]string{}, metrics: prometheus.NewRegistry()}
+	n := &Node{cfg: cfg, logger: logger, waiting: map[string]string{}, broken: make(chan struct{}), metrics: prometheus.NewRegistry()}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -269,6 +270,7 @@ func (n *Node) startLog(ctx context.Context) error {
 	n.appends = n.log
 	if n.embedded != nil {
 		n.disk = newDiskGuard(n.log, n.cfg.Data, n.cfg.LogReserve)
+		n.disk.broken, n.disk.anew = n.embedded.voice.broken, func() { close(n.broken) }
 		n.appends = n.disk
 		n.metrics.MustRegister(n.disk)
 		n.run("disk guard", func(ctx context.Context) error { return n.disk.watch(ctx, n.tellDisk) })
@@ -287,7 +289,15 @@ func (n *Node) startLog(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open view %s: %w", latest.Bucket, err)
 	}
-	snapshots, err := latest.OpenSnapshots(ctx, js, n.cfg.Replicas, n.cfg.SnapshotBytes)
+	most := n.cfg.SnapshotBytes
+	if n.embedded != nil { // the server reserves them: more than there is would refuse the start
+		size, err := diskSize(n.cfg.Data)
+		if err != nil {
+			return err
+		}
+		most = min(most, size/8)
+	}
+	snapshots, err := latest.OpenSnapshots(ctx, js, n.cfg.Replicas, most)
 	if err != nil {
 		return err
 	}

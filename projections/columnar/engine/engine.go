@@ -120,6 +120,9 @@ func (e *Engine) spawnFirst(ctx context.Context) (*process, error) {
 
 // spawn starts a child and returns when it answers.
 func (e *Engine) spawn(ctx context.Context) (*process, error) {
+	if err := e.cfg.dropEmptyDefinitions(); err != nil {
+		return nil, err
+	}
 	p, err := startProcess(e.orders, e.cfg.Dir)
 	if err != nil {
 		return nil, err
