@@ -81,7 +81,7 @@ func commandContract(t *testing.T, f *fixture, refused func(call, problem.Code))
 	if again.State != "sent" || !again.CancelRequested {
 		t.Errorf("%+v", again)
 	}
-	f.answered(admin("POST", path, `{"name":"lock","deadline":"1ms","answer_by":"1ms"}`), 201, &first)
+	f.answered(admin("POST", path, `{"name":"lock","deadline":"2s","answer_by":"2s"}`), 201, &first)
 	f.answered(admin("GET", path+"/"+first.ID+"?wait=50s", ""), 200, &again)
 	if again.State != "expired" {
 		t.Errorf("%+v", again)

@@ -18,7 +18,8 @@ import (
 // TestNoPuback: a device that does not acknowledge gets until_deadline again,
 // then loses its connection; now_or_never it gets once.
 func TestNoPuback(t *testing.T) {
-	s := start(t, jetLog(t), commands.Limits{Attempt: 200 * time.Millisecond})
+	t.Parallel()
+	s := start(t, jetLog(t), commands.Limits{Attempt: time.Second})
 	token := s.gw.Add(t, "car-1")
 	car := s.connect("car-1", token, deaf)
 	once := s.queue(order("car-1", command.NowOrNever, within(24*time.Hour, 24*time.Hour)))
@@ -48,9 +49,10 @@ func TestNoPuback(t *testing.T) {
 
 // TestLate: no answer in time, then one, which wins.
 func TestLate(t *testing.T) {
+	t.Parallel()
 	s := start(t, jetLog(t), commands.Limits{Kept: 1})
 	car := s.connect("car-1", s.gw.Add(t, "car-1"))
-	v := s.queue(order("car-1", command.UntilDeadline, within(2*time.Second, 2*time.Second)))
+	v := s.queue(order("car-1", command.UntilDeadline, within(6*time.Second, 6*time.Second)))
 	car.hears("commands/" + v.Order.ID)
 	v = s.becomes("car-1", v.Order.ID, command.TimedOut)
 	if last := v.History[len(v.History)-1]; last.By != command.ByDeadline || last.At < v.Order.AnswerBy {
@@ -70,9 +72,10 @@ func TestLate(t *testing.T) {
 
 // TestDeadlineOffline: what was not sent in time is never sent.
 func TestDeadlineOffline(t *testing.T) {
+	t.Parallel()
 	s := start(t, jetLog(t), commands.Limits{})
 	token := s.gw.Add(t, "car-1")
-	v := s.queue(order("car-1", command.UntilDeadline, within(300*time.Millisecond, time.Hour)))
+	v := s.queue(order("car-1", command.UntilDeadline, within(3*time.Second, time.Hour)))
 	v = s.becomes("car-1", v.Order.ID, command.Expired)
 	if last := v.History[1]; last.At < v.Order.Deadline || last.By != command.ByDeadline {
 		t.Errorf("%+v", last)
@@ -131,15 +134,16 @@ func TestEarlyAnswer(t *testing.T) {
 
 // TestRestart: timers, and what is to be sent again, are a fold of the log.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	log := jetLog(t)
 	s := start(t, log, commands.Limits{})
 	token := s.gw.Add(t, "car-1")
 	car := s.connect("car-1", token, deaf)
 	again := s.queue(order("car-1", command.UntilDeadline))
-	once := s.queue(order("car-1", command.NowOrNever, within(3*time.Second, 3*time.Second)))
+	once := s.queue(order("car-1", command.NowOrNever, within(8*time.Second, 8*time.Second)))
 	car.hears("commands/" + again.Order.ID)
 	car.hears("commands/" + once.Order.ID)
-	waits := s.queue(order("car-2", command.UntilDeadline, within(3*time.Second, time.Hour)))
+	waits := s.queue(order("car-2", command.UntilDeadline, within(8*time.Second, time.Hour)))
 	s.stop()
 	if err := s.gw.Stop(); err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func TestCommandConformance(t *testing.T) {
 	}
 	car.Disconnect(500)
 	waits := send(`{"name":"update","policy":"until_deadline","deadline":"1h"}`)
-	dry := send(`{"name":"update","policy":"until_deadline","deadline":"2s","dry_run":true}`)
+	dry := send(`{"name":"update","policy":"until_deadline","deadline":"5s","dry_run":true}`)
 
 	if err := p.cmd.Process.Kill(); err != nil { // -9
 		t.Fatal(err)
