@@ -10,7 +10,8 @@ import (
 // start.
 type View struct {
 	Name, Comment string
-	Query         string // {db} stands for the quoted name of the database
+	Query         string   // {db} stands for the quoted name of the database
+	Needs         []string // message types whose tables must be there first
 }
 
 // ensureView makes a view, in place of one of an older release.

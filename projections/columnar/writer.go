@@ -143,6 +143,13 @@ func (w *Writer) prepare(ctx context.Context) error {
 		}
 	}
 	for _, v := range w.cfg.Views {
+		for _, name := range v.Needs {
+			if s, ok := w.cfg.Catalog.Schemas().Current(name); ok {
+				if err := w.ensure(ctx, s); err != nil {
+					return err
+				}
+			}
+		}
 		if err := w.ensureView(ctx, v); err != nil {
 			return err
 		}

@@ -487,7 +487,7 @@ func (n *Node) startProjections(context.Context) error {
 	}
 	base := columnar.Config{
 		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
-		Facts: []columnar.FactTable{changes, steps, connections}, Views: views(),
+		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(views(), columnar.AnalystViews(n.catalog.Schemas().All())...),
 	}
 	var written []uint16
 	var writers []*projections.Restartable
