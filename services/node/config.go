@@ -36,6 +36,7 @@ type Config struct {
 	ClickHouseHTTPPort   int `name:"clickhouse-http-port" help:"Embedded ClickHouse, HTTP." default:"8123" placeholder:"PORT"`
 
 	NATS       string `name:"nats" help:"URL of an existing NATS cluster, nats://user:password@host:4222, instead of the embedded one." placeholder:"URL"`
+	NATSCreds  string `name:"nats-creds" help:"Credentials file (.creds) for --nats, instead of a password in the URL." type:"path" placeholder:"FILE"`
 	ClickHouse string `name:"clickhouse" help:"URL of an existing ClickHouse, http://user:password@host:8123, instead of the embedded one." placeholder:"URL"`
 	Database   string `help:"ClickHouse database." default:"tacho" placeholder:"NAME"`
 	Replicas   int    `help:"Replicas of every stream; more than 1 needs a NATS cluster." default:"1" placeholder:"N"`
@@ -110,6 +111,9 @@ func (c Config) Validate() error {
 		}
 	}
 	checkURL("nats", c.NATS, "nats", "tls")
+	if c.NATSCreds != "" && c.NATS == "" {
+		bad("nats-creds", "goes with --nats")
+	}
 	checkURL("clickhouse", c.ClickHouse, "http", "https")
 	if !databaseName.MatchString(c.Database) {
 		bad("database", "%q: letters, digits and _ are possible", c.Database)
@@ -164,7 +168,7 @@ func (c Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("tls-cert", "--tls-cert and --tls-key go together")
 	}
-	for flag, file := range map[string]string{"tls-cert": c.TLSCert, "tls-key": c.TLSKey} {
+	for flag, file := range map[string]string{"nats-creds": c.NATSCreds, "tls-cert": c.TLSCert, "tls-key": c.TLSKey} {
 		if file != "" {
 			if _, err := os.Stat(file); err != nil {
 				bad(flag, "%v", err)

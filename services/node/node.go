@@ -248,7 +248,7 @@ func (n *Node) startLog(ctx context.Context) error {
 	}
 	var services *nats.Conn // in the account of the views
 	if n.cfg.NATS != "" {
-		nc, err := nats.Connect(n.cfg.NATS, nats.Name("tacho"), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1))
+		nc, err := n.joinNATS(ctx)
 		if err != nil {
 			return fmt.Errorf("connect to NATS at %s: %w", redacted(n.cfg.NATS), err)
 		}
