@@ -159,11 +159,12 @@ func (s *Commands) heard(device, typ, id string) string {
 
 // abandon ends the now_or_never commands of a device that is not there.
 func (s *Commands) abandon(d *device) {
+	if s.elsewhere != nil && s.elsewhere(d.id) {
+		return // another process sends them; if it can't, their deadline ends them
+	}
 	reason := "device is not connected"
 	if s.out.Connected(d.id) {
 		reason = "device does not listen to commands"
-	} else if s.elsewhere != nil && s.elsewhere(d.id) {
-		return // its own process sends them, or says that they are not heard
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

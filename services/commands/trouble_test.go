@@ -1,6 +1,7 @@
 package commands_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tachograph/tachograph/projections/command"
 	"github.com/tachograph/tachograph/services/commands"
+	"github.com/tachograph/tachograph/services/dialect"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/gateway/gatewaytest"
 )
@@ -264,4 +266,47 @@ func TestOtherProcess(t *testing.T) {
 		t.Error(v.State, err)
 	}
 	s.becomes("car-1", v.Order.ID, command.Cancelled)
+}
+
+// TestElsewhere: a process without the device's connection leaves a
+// now_or_never command to the one that has it.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	log := jetLog(t)
+	var there *site
+	c, err := commands.Open(t.Context(), commands.Config{Log: log, Elsewhere: func(device string) bool { return there.gw.Connected(device) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := gatewaytest.Start(t, log, gateway.Limits{}, func(g *gateway.Gateway) {
+		g.Serve(dialect.Command, c)
+		c.Send(g)
+	})
+	there = start(t, log, commands.Limits{})
+	there.stop() // it has the connection, and is slow
+	token := here.Add(t, "car-1")
+	gatewaytest.Eventually(t, "both know it", func() bool { return there.gw.Auth.Authenticate("car-1", token) })
+	there.connect("car-1", token)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	v, err := c.Queue(t.Context(), order("car-1", command.NowOrNever, within(3*time.Second, time.Minute)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for next, err := range c.Watch(t.Context(), "car-1", v.Order.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = next
+	}
+	if last := v.History[len(v.History)-1]; v.State != command.Expired || last.By != command.ByDeadline {
+		t.Errorf("%+v", last)
+	}
 }
