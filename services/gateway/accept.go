@@ -57,10 +57,7 @@ func (g *Gateway) accept(ctx context.Context, m *Message, done func(error)) *Ref
 		return r
 	}
 	p := g.pendings.Get().(*pending)
-	*p = pending{g: g, via: m.Via, size: len(m.Payload), bad: bad, done: done, settle: p.settle}
-	if g.sample.Add(1)%64 == 0 {
-		p.since = time.Now()
-	}
+	*p = pending{g: g, via: m.Via, size: len(m.Payload), bad: bad, since: time.Now(), done: done, settle: p.settle}
 	m.ID = idOf(m, at)
 	e := events.Event{
 		Stream: events.Stream{Kind: events.Telemetry, ID: m.Sender.device}, Type: m.Type,
@@ -148,9 +145,7 @@ func (p *pending) settled(err error) {
 			m.refuse(p.via, Undecodable)
 			err = &Refusal{Undecodable, p.bad}
 		}
-		if !p.since.IsZero() {
-			m.latency.Observe(time.Since(p.since).Seconds())
-		}
+		m.latency.Observe(time.Since(p.since).Seconds())
 	}
 	done := p.done
 	p.free()

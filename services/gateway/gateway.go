@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -42,7 +41,6 @@ type Gateway struct {
 	senders  senders
 	sessions sessions
 	pendings sync.Pool // of *pending
-	sample   atomic.Uint32
 	seed     maphash.Seed
 }
 

@@ -68,7 +68,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	latency := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "tacho", Subsystem: "gateway", Name: "store_seconds",
-		Help:    "From a message's arrival to its being durable; one message in 64.",
+		Help:    "From a message's arrival to its being durable, of every message that was stored.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 	})
 	r.MustRegister(latency)

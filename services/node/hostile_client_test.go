@@ -224,7 +224,7 @@ func (v *victim) counted(name string, labels ...string) (sum float64) {
 	for lines.Scan() {
 		at := strings.LastIndexByte(lines.Text(), ' ')
 		series, value := lines.Text()[:max(at, 0)], lines.Text()[at+1:]
-		ok := strings.HasPrefix(series, name+"{")
+		ok := (series == name || strings.HasPrefix(series, name+"{"))
 		for _, l := range labels {
 			ok = ok && strings.Contains(series, l)
 		}

@@ -126,6 +126,9 @@ func TestBadInput(t *testing.T) {
 		v.unharmed()
 	}
 	v.strange()
+	v.eventually("every stored message is in the histogram", func() bool {
+		return v.counted("tacho_gateway_store_seconds_count") == v.counted("tacho_gateway_messages_total")
+	})
 	awaitRows(t, n, "SELECT count() FROM tacho.dead_letters WHERE device = 'car-1'", fmt.Sprint(3*len(payloads)))
 	awaitRows(t, n, "SELECT count(), uniqExact(altitude) FROM tacho.position WHERE device = 'car-2'", fmt.Sprintf("%d\t%d", v.sent, v.sent))
 	if ok, why := n.Ready(); !ok {
