@@ -14,7 +14,8 @@ type Command struct {
 	Refusals        int             `json:"refusals,omitempty"`
 	History         []Fact          `json:"history"`
 
-	byServer bool // timed_out was set by the deadline, so that a late answer wins
+	byServer  bool // timed_out was set by the deadline, so that a late answer wins
+	unwritten int  // attempts that are known not to have been written
 }
 
 // Evolve folds one fact. It accepts every fact: what was decided has happened.
@@ -27,6 +28,11 @@ func (c *Command) Evolve(f Fact) {
 		return
 	case TypeCancelRequested:
 		c.CancelRequested = true
+		return
+	case TypeUnsent:
+		if c.unwritten++; c.State == Sent && c.unwritten == c.Attempts {
+			c.State = Queued
+		}
 		return
 	case TypeProgress:
 		if f.Result != nil {
@@ -51,6 +57,9 @@ func (c *Command) Evolve(f Fact) {
 	c.Late = f.Late
 	c.State = State(f.Type)
 }
+
+// written is how many attempts may have reached the device.
+func (c *Command) written() int { return c.Attempts - c.unwritten }
 
 // Due returns when the passing of time alone changes the command, 0 when never.
 // Pass answers the fact once that moment has come. The timers of a fleet are

@@ -47,12 +47,28 @@ func (c *Command) Send(at int64) (Fact, error) {
 		return Fact{}, fmt.Errorf("send %s to %s: %s: %w", c.Order.Name, c.Order.Device, c.State, ErrFinal)
 	case at >= c.Order.Deadline:
 		return Fact{}, fmt.Errorf("send %s to %s: %w", c.Order.Name, c.Order.Device, ErrPastDeadline)
-	case c.Attempts > 0 && c.Order.Policy == NowOrNever:
+	case c.written() > 0 && c.Order.Policy == NowOrNever:
 		return Fact{}, fmt.Errorf("send %s to %s again: %w", c.Order.Name, c.Order.Device, ErrSentOnce)
 	case c.State.rank() >= Delivered.rank():
 		return Fact{}, fmt.Errorf("send %s to %s again: %s: %w", c.Order.Name, c.Order.Device, c.State, ErrBackward)
 	}
 	return Fact{Type: string(Sent), At: at, By: ByGateway, Attempt: c.Attempts + 1}, nil
+}
+
+// Unsend records that not a byte of the last attempt was written, although it was
+// announced: the device went meanwhile, or the deadline came. A command of which
+// no attempt was written is queued again, so that it can still be expired, and
+// nobody has to wonder. Of any other attempt it is no news.
+//
+// Errors: ErrNoCommand.
+func (c *Command) Unsend(attempt int, at int64, reason string) (Fact, error) {
+	switch {
+	case c.State == "":
+		return Fact{}, ErrNoCommand
+	case c.State != Sent || attempt != c.Attempts:
+		return Fact{}, nil
+	}
+	return Fact{Type: TypeUnsent, At: at, By: ByGateway, Attempt: attempt, Reason: reason}, nil
 }
 
 // Deliver records the device's acknowledgement of an attempt. A second one, or
@@ -93,7 +109,7 @@ func (c *Command) Answer(a Answer, at int64) (Fact, error) {
 		return Fact{}, ErrNoCommand
 	case !a.State.answerable():
 		return c.refuse(ErrNotAnAnswer, a.State, at, ByDevice)
-	case c.Attempts == 0:
+	case c.written() == 0:
 		return c.refuse(ErrNotSent, a.State, at, ByDevice)
 	case late && a.State.Final():
 		return f, nil
@@ -144,7 +160,7 @@ func (c *Command) Abandon(at int64, reason string) (Fact, error) {
 		return Fact{}, ErrNoCommand
 	case c.State.Final():
 		return Fact{}, ErrFinal
-	case c.Attempts > 0:
+	case c.written() > 0:
 		return Fact{}, ErrSentOnce
 	}
 	return Fact{Type: string(Expired), At: at, By: ByGateway, Reason: reason}, nil

@@ -10,6 +10,7 @@ import (
 const (
 	TypeCancelRequested = "cancel_requested" // the device was or is to be asked to stop
 	TypeProgress        = "progress"         // news of a running command
+	TypeUnsent          = "unsent"           // an attempt that was announced was not written after all
 	TypeRefused         = "refused"          // a transition that is not allowed was asked for
 )
 
@@ -29,7 +30,7 @@ type Fact struct {
 	Code   string `json:"code,omitempty"`   // why, for programs
 
 	Order   *Order          `json:"order,omitempty"`   // queued
-	Attempt int             `json:"attempt,omitempty"` // sent, delivered
+	Attempt int             `json:"attempt,omitempty"` // sent, delivered, unsent
 	Late    bool            `json:"late,omitempty"`    // an answer after the server's time-out
 	Result  json.RawMessage `json:"result,omitempty"`  // what the device answered, unchanged
 	Asked   State           `json:"asked,omitempty"`   // refused: the state that was asked for

@@ -17,11 +17,11 @@ import "google/protobuf/timestamp.proto";
 message CommandStep {
   google.protobuf.Timestamp time = 1;   // by the clock of who decided
   string command = 2;                   // the command's id
-  string step = 3;                      // a state, or cancel_requested, progress, refused
+  string step = 3;                      // a state, or cancel_requested, progress, unsent, refused
   string by = 4;                        // device, gateway, deadline, or who asked
   optional string code = 5;             // why, for programs
   optional string reason = 6;           // why, for people
-  optional int32 attempt = 7;           // of sent and delivered
+  optional int32 attempt = 7;           // of sent, delivered and unsent
   bool late = 8;                        // an answer after the server's time-out
   optional string result = 9;           // JSON, as the device answered
   optional string asked = 10;           // of refused: the state that was asked for
@@ -83,10 +83,12 @@ var Views = [][3]string{
 SELECT device, command AS id, anyIf(name, step = 'queued') AS name, anyIf(dry_run, step = 'queued') AS dry_run,
     anyIf(policy, step = 'queued') AS policy, anyIf(priority, step = 'queued') AS priority, anyIf(parameters, step = 'queued') AS parameters,
     anyIf(deadline, step = 'queued') AS deadline, anyIf(answer_by, step = 'queued') AS answer_by,
-    argMaxIf(step, (_epoch, _seq), step NOT IN ('cancel_requested', 'progress', 'refused')) AS state,
+    argMaxIf(step, (_epoch, _seq), step NOT IN ('cancel_requested', 'progress', 'refused', 'unsent')) AS last_state,
+    countIf(step = 'sent') AS attempts, countIf(step = 'unsent') AS unsent,
+    if(last_state = 'sent' AND attempts = unsent, 'queued', last_state) AS state,
     state IN ('succeeded', 'failed', 'rejected', 'cancelled', 'expired', 'timed_out') AS final,
-    argMaxIf(late, (_epoch, _seq), step NOT IN ('cancel_requested', 'progress', 'refused')) AS late,
-    countIf(step = 'sent') AS attempts, countIf(step = 'cancel_requested') > 0 AS cancel_requested,
+    argMaxIf(late, (_epoch, _seq), step NOT IN ('cancel_requested', 'progress', 'refused', 'unsent')) AS late,
+    countIf(step = 'cancel_requested') > 0 AS cancel_requested,
     argMaxIf(result, (_epoch, _seq), result IS NOT NULL) AS result, argMax(reason, (_epoch, _seq)) AS reason,
     minOrNullIf(time, step = 'queued') AS queued, minOrNullIf(time, step = 'sent') AS sent, minOrNullIf(time, step = 'delivered') AS delivered,
     minOrNullIf(time, step = 'accepted') AS accepted, minOrNullIf(time, step = 'running') AS running,

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "rewrite the transcripts with what happe
 // and the state after it. Times are milliseconds.
 //
 //	T api queues POLICY DEADLINE ANSWER_BY [dry] [digest=D]
-//	T gateway sends | gateway delivers N | gateway abandons
+//	T gateway sends | gateway delivers N | gateway unsends N | gateway abandons
 //	T device says STATE [RESULT]
 //	T api cancels
 //	T time passes
@@ -89,6 +89,8 @@ func play(t *testing.T, script string) string {
 			f, err = c.Send(at)
 		case "gateway delivers":
 			f, err = c.Deliver(int(number(3)), at)
+		case "gateway unsends":
+			f, err = c.Unsend(int(number(3)), at, "device is not connected")
 		case "gateway abandons":
 			f, err = c.Abandon(at, "not connected")
 		case "device says":

@@ -233,7 +233,7 @@ func (s *Commands) transmit(d *device, e *entry, topic string, before int) {
 func (s *Commands) write(a attempt) (acked <-chan error) {
 	if s.clock.ms() >= a.order.Deadline {
 		s.metrics.attempts.WithLabelValues("too late").Inc()
-		s.note(a.e.key, fmt.Sprintf("attempt %d: not written: its deadline passed before", a.n))
+		s.unsend(a, "its deadline passed before it was written")
 		return nil
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), time.UnixMilli(a.order.AnswerBy))
@@ -288,7 +288,8 @@ func (s *Commands) await(a attempt, acked <-chan error) {
 		case flying:
 			s.land(a.d, a.e, s.undelivered(a, err))
 		}
-		if errors.Is(err, gateway.ErrDisconnected) && s.heard(a.e.device, "command", a.e.id) != "" {
+		back := errors.Is(err, gateway.ErrDisconnected) || errors.Is(err, gateway.ErrNotConnected) || errors.Is(err, gateway.ErrNotSubscribed)
+		if back && s.heard(a.e.device, "command", a.e.id) != "" {
 			s.retry(a.e) // it is back already
 		}
 		return
@@ -318,16 +319,30 @@ func (s *Commands) undelivered(a attempt, err error) (again int64) {
 	again = s.clock.ms() + s.limits.Attempt.Milliseconds() // or when the device listens again
 	outcome := "disconnected"
 	switch {
-	case errors.Is(err, gateway.ErrTooBig), errors.Is(err, gateway.ErrRejected):
+	case errors.Is(err, gateway.ErrRejected):
 		outcome, again = "rejected", a.order.AnswerBy // it would be again
-	case errors.Is(err, gateway.ErrNotConnected), errors.Is(err, gateway.ErrNotSubscribed):
-		outcome = "not there"
+	case errors.Is(err, gateway.ErrNotConnected), errors.Is(err, gateway.ErrNotSubscribed), errors.Is(err, gateway.ErrTooBig):
+		s.metrics.attempts.WithLabelValues("not there").Inc()
+		s.unsend(a, err.Error())
+		return again
 	case errors.Is(err, context.DeadlineExceeded):
 		return again // its time is up: the deadline's fact says so
 	}
 	s.metrics.attempts.WithLabelValues(outcome).Inc()
 	s.note(a.e.key, fmt.Sprintf("attempt %d: %v", a.n, err))
 	return again
+}
+
+// unsend records that an attempt was not written. What nobody can get any more,
+// or wants, is ended by who sees it next.
+func (s *Commands) unsend(a attempt, reason string) {
+	s.record(a.e.key, func(c *command.Command, at int64) (command.Fact, error) { return c.Unsend(a.n, at, reason) })
+	s.record(a.e.key, func(c *command.Command, at int64) (command.Fact, error) {
+		if c.State != command.Queued || !c.CancelRequested {
+			return command.Fact{}, nil
+		}
+		return c.Cancel(at, command.ByGateway, "was to be cancelled, and was never written")
+	})
 }
 
 // busyPause is how long a connection that is full of messages is left alone.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -309,4 +310,45 @@ func TestElsewhere(t *testing.T) {
 	if last := v.History[len(v.History)-1]; v.State != command.Expired || last.By != command.ByDeadline {
 		t.Errorf("%+v", last)
 	}
+}
+
+// A hopeful outlet believes that a device listens, a few times, though it has
+// just gone.
+type hopeful struct {
+	*gateway.Gateway
+	times atomic.Int32
+}
+
+func (h *hopeful) Hears(device, topic string) bool {
+	return h.times.Add(-1) >= 0 || h.Gateway.Hears(device, topic)
+}
+
+// TestGoneAtTheLastMoment: a command that was announced and not written is not
+// called sent, and nobody has to wonder.
+func TestGoneAtTheLastMoment(t *testing.T) {
+	log := jetLog(t)
+	var out *hopeful
+	s := &site{t: t}
+	s.gw = gatewaytest.Start(t, log, gateway.Limits{}, func(g *gateway.Gateway) {
+		out = &hopeful{Gateway: g}
+		s.Commands, s.stop = open(t, log, commands.Limits{}, out, nil)
+		g.Serve(dialect.Command, s.Commands)
+	})
+	token := s.gw.Add(t, "car-1")
+	out.times.Store(1)
+	v := s.queue(order("car-1", command.NowOrNever))
+	if v = s.becomes("car-1", v.Order.ID, command.Expired); steps(v) != "queued sent unsent expired" {
+		t.Error(steps(v))
+	}
+	out.times.Store(1)
+	v = s.queue(order("car-1", command.UntilDeadline))
+	gatewaytest.Eventually(t, "it is not sent", func() bool {
+		now, err := s.Get(t.Context(), "car-1", v.Order.ID)
+		return err == nil && steps(now) == "queued sent unsent" && now.State == command.Queued
+	})
+	car := s.connect("car-1", token)
+	if h := car.hears("commands/" + v.Order.ID); h.Attempt != 2 {
+		t.Errorf("attempt %d", h.Attempt)
+	}
+	s.becomes("car-1", v.Order.ID, command.Delivered)
 }
