@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -95,9 +96,21 @@ func newParser(c *commands, limits choices, stdout, stderr io.Writer) (*kong.Kon
 		kong.PostBuild(limits.take),
 		kong.DefaultEnvars("TACHO"),
 		kong.Configuration(loadConfig),
+		kong.ValueFormatter(withDefault),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Vars{
 			"sql_formats": terminalFormat + " on a terminal, else " + pipeFormat,
 		},
 	)
+}
+
+// withDefault adds to a flag's help what it is when nothing is said, where its
+// placeholder has taken the default's place. Zero mostly means something else,
+// which the help says.
+func withDefault(value *kong.Value) string {
+	help := kong.DefaultHelpValueFormatter(value)
+	if f := value.Flag; f == nil || f.PlaceHolder == "" || !value.HasDefault || value.Default == "" || value.Default == "0" || strings.Contains(value.Help, value.Default) {
+		return help
+	}
+	return strings.TrimSuffix(help, ".") + ", default " + value.Default + "."
 }
