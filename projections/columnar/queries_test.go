@@ -57,11 +57,11 @@ func TestQuestions(t *testing.T) {
 
 	one := fleet[0]
 	expect := map[string]string{
-		"2": "", // all were heard of just now
-		"3": fmt.Sprintf("('car-1',%d,0) ('car-2',%d,1) ('car-3',%d,0)", fleet[0].samples+2*fleet[0].trips+1, fleet[1].samples+2*fleet[1].trips+2, fleet[2].samples+2*fleet[2].trips),
-		"7": fmt.Sprintf("('car-3','%s')", time.UnixMilli(driveStart+60_000*100).UTC().Format("2006-01-02 15:04:05.000000")),
+		"2":  "", // all were heard of just now
+		"3":  fmt.Sprintf("('car-1',%d,0) ('car-2',%d,1) ('car-3',%d,0)", fleet[0].samples+2*fleet[0].trips+1, fleet[1].samples+2*fleet[1].trips+2, fleet[2].samples+2*fleet[2].trips),
+		"7":  fmt.Sprintf("('car-3','%s')", time.UnixMilli(driveStart+60_000*100).UTC().Format("2006-01-02 15:04:05.000000")),
 		"11": "",
-		"6": "('car-1','2023-11-14',2,13.7) ('car-2','2023-11-14',1,6.9) ('car-3','2023-11-14',2,13.7)",
+		"6":  "('car-1','2023-11-14',2,13.7) ('car-2','2023-11-14',1,6.9) ('car-3','2023-11-14',2,13.7)",
 		"12": "('car-1',70) ('car-3',70) ('car-2',80)",
 		"14": "('car-1') ('car-2') ('car-3')",
 		"16": "('car-1','position','wrong_type',1,'decode sample 0 at byte 13: latitude: wrong_type')",
