@@ -28,6 +28,9 @@ type Config struct {
 	Patience time.Duration // for one insert, before its outcome is called unknown; 0 is 2 minutes
 	Stall    time.Duration // without an event while the log has more, before it is read anew; 0 is 15 s
 
+	Keep        Keep          // for how long
+	RollUpEvery time.Duration // between passes over the roll-ups; 0 is 5 s
+
 	// Facts are tables made of control facts; only the writer of the control
 	// partition needs them.
 	Facts []FactTable
@@ -58,6 +61,9 @@ func (c *Config) complete() error {
 	}
 	if c.Stall == 0 {
 		c.Stall = 15 * time.Second
+	}
+	if c.RollUpEvery == 0 {
+		c.RollUpEvery = 5 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -323,7 +324,7 @@ func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]TableRepo
 	}
 	var names []string
 	for table := range tables {
-		if table != "checkpoints" && have[table] != "" {
+		if table != "checkpoints" && !strings.HasPrefix(table, "_") && have[table] != "" { // roll-ups follow from their tables
 			names = append(names, table)
 		}
 	}

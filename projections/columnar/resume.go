@@ -31,6 +31,9 @@ func (w *Writer) resume(ctx context.Context) error {
 		if err := w.findBeyond(ctx); err != nil {
 			return err
 		}
+		if err := w.resumeRollUps(ctx); err != nil {
+			return err
+		}
 		return w.restoreRepeats(ctx)
 	})
 	if err != nil {

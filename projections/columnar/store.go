@@ -62,7 +62,15 @@ func (w *Writer) ensure(ctx context.Context, s *schemas.Schema) error {
 		return nil
 	}
 	err := w.persist(ctx, "ensure "+s.Name(), func() error {
-		return ensureTable(ctx, w.conn, w.cfg.Server.Name(), s)
+		if err := ensureTable(ctx, w.conn, w.cfg.Server.Name(), s); err != nil {
+			return err
+		}
+		if rolledUp(s) {
+			if err := w.ensureRollUps(ctx, s); err != nil {
+				return err
+			}
+		}
+		return w.ensureAllKept(ctx, s)
 	})
 	if err == nil {
 		w.ensured[s.Name()] = s.Version()

@@ -37,6 +37,9 @@ type Writer struct {
 	term       uint64            // see claim
 	claims     map[uint64]bool   // every term that this writer has ever claimed
 	attempts   uint64
+	rolled     events.Position // up to where the roll-ups are
+	rolledAt   time.Time
+	touched    map[string]bool   // message tables with samples since then; nil: any may have
 	ensured    map[string]uint32 // version of each message table's schema
 	age        time.Duration     // how old a batch may get; see adapt
 
@@ -137,6 +140,17 @@ func (w *Writer) Run(ctx context.Context) error {
 // prepare makes the tables of facts and the views, so that they can be queried
 // before the first fact.
 func (w *Writer) prepare(ctx context.Context) error {
+	err := w.persist(ctx, "keep events", func() error { return w.ensureKept(ctx, "events", "received", w.cfg.Keep.Events) })
+	if err != nil {
+		return err
+	}
+	if w.cfg.Partition == events.ControlPartition { // what is kept for how long may have changed
+		for _, s := range w.cfg.Catalog.Schemas().All() {
+			if err := w.ensure(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
 	for _, f := range w.cfg.Facts {
 		if err := w.ensure(ctx, f.Schema); err != nil {
 			return err
@@ -187,8 +201,24 @@ func (w *Writer) write(ctx context.Context, read <-chan error) error {
 			continue
 		case ended:
 			return readErr
+		}
+		pending, in := w.rollUpDue()
+		if pending && in == 0 {
+			if err := w.rollUp(ctx); err != nil {
+				if ctx.Err() != nil && !errors.Is(err, ErrFenced) {
+					return nil // goes on after its own checkpoint next time
+				}
+				return err
+			}
+			continue
+		}
+		switch {
+		case n > 0 && pending:
+			timer.Reset(min(w.age-age, in))
 		case n > 0:
 			timer.Reset(w.age - age)
+		case pending:
+			timer.Reset(in)
 		}
 		select {
 		case <-w.due:
@@ -229,6 +259,9 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 	for _, blk := range blocks {
 		if blk.schema != nil {
 			rows += uint64(blk.record.NumRows())
+			if w.touched != nil {
+				w.touched[blk.table] = true
+			}
 		}
 		if err := w.insertBlock(ctx, b, blk); err != nil {
 			return err

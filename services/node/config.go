@@ -54,6 +54,11 @@ type Config struct {
 	PresenceGrace  time.Duration `name:"presence-grace" help:"How long a device is without a connection before services hear that it is offline." default:"30s" placeholder:"TIME"`
 	MaxPayload     int           `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
+	KeepSamples time.Duration `name:"keep-samples" help:"How long ClickHouse keeps samples after their arrival, such as 2160h; 0 is for ever." default:"0s" placeholder:"DURATION"`
+	KeepEvents  time.Duration `name:"keep-events" help:"How long it keeps the raw events; 0 is for ever." default:"0s" placeholder:"DURATION"`
+	Keep1m      time.Duration `name:"keep-1m" help:"How long it keeps roll-ups by the minute; 0 is for ever." default:"0s" placeholder:"DURATION"`
+	Keep1h      time.Duration `name:"keep-1h" help:"How long it keeps roll-ups by the hour; 0 is for ever." default:"0s" placeholder:"DURATION"`
+
 	SnapshotBytes int64 `name:"snapshot-bytes" help:"Most bytes of states kept for looks at the past; the oldest go, and looks there take longer." default:"4294967296" placeholder:"BYTES"`
 
 	ShadowBytes int `name:"shadow-bytes" help:"Largest shadow document, bytes of desired and reported together; AWS's is ${default}." default:"8192" placeholder:"BYTES"`
@@ -146,6 +151,11 @@ func (c Config) Validate() error {
 	}
 	if c.MaxPayload < 1024 || c.MaxPayload > 8<<20 {
 		bad("max-payload", "%d; 1 KiB to 8 MiB are possible", c.MaxPayload)
+	}
+	for flag, keep := range map[string]time.Duration{"keep-samples": c.KeepSamples, "keep-events": c.KeepEvents, "keep-1m": c.Keep1m, "keep-1h": c.Keep1h} {
+		if keep != 0 && keep < 24*time.Hour {
+			bad(flag, "%s; 0, or at least 24h", keep)
+		}
 	}
 	if c.SnapshotBytes < 0 {
 		bad("snapshot-bytes", "%d is negative", c.SnapshotBytes)

@@ -1,0 +1,56 @@
+package columnar
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tachograph/tachograph/schemas"
+)
+
+// Keep says for how long rows are kept: samples and events from their arrival (a
+// device's clock must not decide what is kept), roll-ups by the time of their
+// bucket. 0 is for ever.
+type Keep struct {
+	Samples, Events, Minutes, Hours time.Duration
+}
+
+// ensureKept gives a table its time to live, or takes it away; rows that are over
+// it go with the next merges.
+func (w *Writer) ensureKept(ctx context.Context, table, column string, keep time.Duration) error {
+	var engine string
+	if err := w.conn.QueryRow(ctx, "SELECT engine_full FROM system.tables WHERE database = ? AND name = ?", w.cfg.Server.Name(), table).Scan(&engine); err != nil {
+		return fmt.Errorf("time to live of %s: %w", table, err)
+	}
+	want := fmt.Sprintf("toDateTime(%s) + toIntervalSecond(%d)", column, int64(keep.Seconds()))
+	change := ""
+	switch has := strings.Contains(engine, " TTL "); {
+	case keep == 0 && has:
+		change = "REMOVE TTL"
+	case keep > 0 && !strings.Contains(engine, want):
+		change = "MODIFY TTL " + want + " SETTINGS materialize_ttl_after_modify = 0"
+	default:
+		return nil
+	}
+	if err := w.conn.Exec(ctx, "ALTER TABLE "+w.table(table)+" "+change); err != nil {
+		return fmt.Errorf("time to live of %s: %w", table, err)
+	}
+	return nil
+}
+
+// ensureAllKept does so for the tables of a message type.
+func (w *Writer) ensureAllKept(ctx context.Context, s *schemas.Schema) error {
+	if schemas.ValidName(s.Name()) != nil {
+		return nil // facts are kept
+	}
+	if err := w.ensureKept(ctx, s.Name(), "received", w.cfg.Keep.Samples); err != nil || !rolledUp(s) {
+		return err
+	}
+	for i, keep := range []time.Duration{w.cfg.Keep.Minutes, w.cfg.Keep.Hours} {
+		if err := w.ensureKept(ctx, resolutions[i].table(s), "time", keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}

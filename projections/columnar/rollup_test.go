@@ -1,0 +1,214 @@
+package columnar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A bucket is what a roll-up must say, computed sample by sample.
+type bucket struct {
+	count          uint64
+	min, max, sum  float64
+	last, lastTime float64
+}
+
+func (b *bucket) add(at int64, v float64) {
+	if b.count == 0 || v < b.min {
+		b.min = v
+	}
+	if b.count == 0 || v > b.max {
+		b.max = v
+	}
+	if b.count == 0 || float64(at) >= b.lastTime {
+		b.last, b.lastTime = v, float64(at)
+	}
+	b.count++
+	b.sum += v
+}
+
+// rollUpSite sends random samples and knows what the roll-ups must hold.
+type rollUpSite struct {
+	*bench
+	random *rand.Rand
+	want   map[string]map[string]*bucket // view, then device signal start
+	sent   int
+}
+
+func newRollUpSite(t *testing.T, seed uint64) *rollUpSite {
+	t.Logf("seed %d", seed)
+	return &rollUpSite{bench: newBench(t), random: rand.New(rand.NewPCG(seed, 7)), want: map[string]map[string]*bucket{"position_1m": {}, "position_1h": {}}}
+}
+
+// sample sends one, late more often than not, sometimes twice or unreadable.
+func (s *rollUpSite) sample() {
+	s.sent++
+	device := fmt.Sprintf("car-%d", s.random.IntN(3))
+	at := int64(1_700_000_000_000) + int64(s.sent)*1000 - int64(s.random.IntN(7_200_000))
+	switch s.random.IntN(12) {
+	case 0:
+		s.send(device, "position", `{"time":1,"speed":"fast"}`)
+		return
+	case 1: // a batch, with a speed in every other sample
+		s.send(device, "position", fmt.Sprintf(`[{"time":%d,"speed":1,"latitude":-2.5},{"time":%d,"latitude":7}]`, at, at+1))
+		s.note(device, "speed", at, 1)
+		s.note(device, "latitude", at, -2.5)
+		s.note(device, "latitude", at+1, 7)
+		return
+	}
+	v := float64(s.random.IntN(1000)) / 4
+	payload := fmt.Sprintf(`{"time":%d,"speed":%v,"heading":%d}`, at, v, s.sent)
+	s.send(device, "position", payload)
+	if s.random.IntN(6) == 0 {
+		s.send(device, "position", payload)
+	}
+	s.note(device, "speed", at, v)
+	s.note(device, "heading", at, float64(s.sent))
+}
+
+func (s *rollUpSite) note(device, signal string, at int64, v float64) {
+	for view, seconds := range map[string]int64{"position_1m": 60, "position_1h": 3600} {
+		key := fmt.Sprintf("%s %s %d", device, signal, at/1000/seconds*seconds)
+		b := s.want[view][key]
+		if b == nil {
+			b = &bucket{}
+			s.want[view][key] = b
+		}
+		b.add(at, v)
+	}
+}
+
+// judge holds the roll-ups against what they must be.
+func (s *rollUpSite) judge() {
+	s.t.Helper()
+	conn, err := s.server.Open()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	for view, want := range s.want {
+		rows, err := conn.Query(s.t.Context(), "SELECT concat(device, ' ', signal, ' ', toString(toUnixTimestamp64Second(time))), count, min, max, avg, last, toFloat64(toUnixTimestamp64Milli(toDateTime64(last_time, 3))) FROM tacho."+view)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		n := 0
+		for rows.Next() {
+			var key string
+			var got bucket
+			var avg float64
+			if err := rows.Scan(&key, &got.count, &got.min, &got.max, &avg, &got.last, &got.lastTime); err != nil {
+				s.t.Fatal(err)
+			}
+			w := want[key]
+			if w == nil || w.count != got.count || w.min != got.min || w.max != got.max || w.last != got.last || w.lastTime != got.lastTime || math.Abs(avg*float64(got.count)-w.sum) > 1e-6*math.Abs(w.sum)+1e-6 {
+				s.t.Errorf("%s %s: %+v avg %v, want %+v", view, key, got, avg, w)
+			}
+			n++
+		}
+		if rows.Close(); rows.Err() != nil || n != len(want) {
+			s.t.Fatalf("%s: %d buckets, want %d: %v", view, n, len(want), rows.Err())
+		}
+	}
+}
+
+// rolledWriter starts a writer that rolls up all the time.
+func (s *rollUpSite) rolledWriter(fault func(string) error) (w *Writer, stop func() error) {
+	s.t.Helper()
+	w, err := New(Config{Log: s.log, Catalog: s.catalog, Server: s.server, MaxAge: 5 * time.Millisecond, RollUpEvery: time.Millisecond, Fault: fault})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- w.Run(ctx)
+	}()
+	return w, func() error { cancel(); return <-ended }
+}
+
+// settle waits until the roll-ups have everything.
+func (s *rollUpSite) settle(w *Writer) {
+	s.t.Helper()
+	s.await(w)
+	tail, err := s.log.Tail(s.t.Context(), 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var seq uint64
+		s.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups'", &seq)
+		if seq == tail.Seq {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("roll-ups at %d of %d: %+v", seq, tail.Seq, w.Status())
+		}
+	}
+}
+
+// TestRollUps: exact under late data, repeats, batches, unknown outcomes at every
+// step, writers that stop and start, and an engine killed with -9.
+func TestRollUps(t *testing.T) {
+	s := newRollUpSite(t, uint64(time.Now().UnixNano()))
+	lost := errors.New("lost")
+	rounds := 8
+	if testing.Short() {
+		rounds = 3
+	}
+	for round := range rounds {
+		faults := rand.New(rand.NewPCG(s.random.Uint64(), 1)) // the writer's goroutine's own
+		_, stop := s.rolledWriter(func(step string) error {
+			if (strings.Contains(step, "roll") || strings.HasPrefix(step, "sent")) && faults.IntN(10) == 0 {
+				return lost // after a step is done it ends the writer, as a crash would
+			}
+			return nil
+		})
+		for range 60 {
+			s.sample()
+			if s.random.IntN(20) == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		time.Sleep(time.Duration(s.random.IntN(500)) * time.Millisecond)
+		if round%3 == 1 {
+			if p, err := os.FindProcess(s.engine.PID()); err != nil || p.Kill() != nil {
+				t.Fatal("kill the engine", err)
+			}
+		}
+		if err := stop(); err != nil && !errors.Is(err, lost) {
+			t.Fatal(err)
+		}
+	}
+	w, stop := s.rolledWriter(nil)
+	s.settle(w)
+	s.judge()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRollUpsOutliveSamples: a sample that comes late for a bucket whose samples
+// have expired is added to it.
+func TestRollUpsOutliveSamples(t *testing.T) {
+	s := newRollUpSite(t, 1)
+	w, stop := s.rolledWriter(nil)
+	for range 100 {
+		s.sample()
+	}
+	s.settle(w)
+	s.exec("TRUNCATE TABLE tacho.position")
+	for range 100 {
+		s.sample()
+	}
+	s.settle(w)
+	s.judge()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
