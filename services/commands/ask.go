@@ -66,7 +66,7 @@ func (s *Commands) Queue(ctx context.Context, r Request) (View, error) {
 		ID: id, Device: r.Device, Name: r.Name, Parameters: r.Parameters, Policy: r.Policy, Priority: r.Priority, DryRun: r.DryRun,
 		Deadline: r.Deadline.UnixMilli(), AnswerBy: r.AnswerBy.UnixMilli(), Key: r.Key, Digest: r.Digest,
 	}
-	return s.do(ctx, key{r.Device, id}, task{create: true, decide: func(c *command.Command, at int64) (command.Fact, error) {
+	return s.do(ctx, key{r.Device, id}, task{create: true, fresh: r.Key == "", decide: func(c *command.Command, at int64) (command.Fact, error) {
 		if c.State == "" && s.openOf(r.Device) >= s.limits.Open {
 			return command.Fact{}, fmt.Errorf("queue command %s to %s: it has %d: %w", r.Name, r.Device, s.limits.Open, ErrTooMany)
 		}

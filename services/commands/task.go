@@ -15,6 +15,7 @@ import (
 type task struct {
 	decide func(c *command.Command, at int64) (command.Fact, error)
 	create bool // the command is probably new: it is not looked for first
+	fresh  bool // and certainly, as its id is
 	done   func(View, error)
 
 	fact command.Fact
@@ -167,7 +168,7 @@ func (s *Commands) doubtful(ctx context.Context, e *entry, tasks []*task) (read 
 	s.mu.Lock()
 	loaded := e.loaded
 	s.mu.Unlock()
-	if loaded || !slices.ContainsFunc(tasks, func(t *task) bool { return t.err != nil }) {
+	if loaded || !slices.ContainsFunc(tasks, func(t *task) bool { return t.err != nil && !t.fresh }) {
 		return false, nil
 	}
 	_, err = s.load(ctx, e)
