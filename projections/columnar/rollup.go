@@ -34,7 +34,7 @@ var resolutions = []resolution{{"1m", 60}, {"1h", 3600}}
 const rollUpName = "_rollups"
 
 // rollUpChunk is how many positions one pass takes at most.
-const rollUpChunk = 2_000_000
+const rollUpChunk = 500_000
 
 func (r resolution) table(s *schemas.Schema) string { return "_" + s.Name() + "_" + r.suffix }
 func (r resolution) view(s *schemas.Schema) string  { return s.Name() + "_" + r.suffix }
