@@ -48,7 +48,7 @@ type Progress struct {
 	Phase string  `json:"phase"` // building, comparing, swapping
 	Done  uint64  `json:"done"`  // sequences, over all partitions
 	Total uint64  `json:"total"`
-	Rate  float64 `json:"rate"` // events a second, of late
+	Rate  float64 `json:"rate"` // events a second, in this phase
 }
 
 // otherName is the database beside the serving one.
@@ -243,7 +243,8 @@ func (r *Replay) catchUp(ctx context.Context, writers []*Writer, ended *ending, 
 	if goal != nil {
 		phase = "swapping"
 	}
-	last, at, rate := uint64(0), time.Now(), 0.0
+	var began time.Time // when the first rows were there
+	first, rate := uint64(0), 0.0
 	for {
 		done, total, reached := uint64(0), uint64(0), true
 		for _, w := range writers {
@@ -256,11 +257,11 @@ func (r *Replay) catchUp(ctx context.Context, writers []*Writer, ended *ending, 
 				reached = reached && (g.Partition != s.Partition || !before(s.Position, g))
 			}
 		}
-		if now := time.Now(); now.Sub(at) > 0 && last > 0 {
-			rate = float64(done-min(done, last)) / now.Sub(at).Seconds()
-			at = now
+		if began.IsZero() && done > 0 {
+			began, first = time.Now(), done
+		} else if took := time.Since(began).Seconds(); !began.IsZero() && took > 0 {
+			rate = float64(done-min(done, first)) / took
 		}
-		last = done
 		if r.Progress != nil {
 			r.Progress(Progress{Phase: phase, Done: done, Total: total, Rate: rate})
 		}
