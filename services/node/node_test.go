@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { enginetest.Main(m) }
 
 // defaults is the configuration without any flag, on free ports.
-func defaults(t *testing.T, flags ...string) Config {
+func defaults(t testing.TB, flags ...string) Config {
 	t.Helper()
 	var c Config
 	parser, err := kong.New(&c)
@@ -36,7 +36,7 @@ func defaults(t *testing.T, flags ...string) Config {
 	return c
 }
 
-func startNode(t *testing.T, c Config) *Node {
+func startNode(t testing.TB, c Config) *Node {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
@@ -58,7 +58,7 @@ func startNode(t *testing.T, c Config) *Node {
 	}
 }
 
-func stopNode(t *testing.T, n *Node) {
+func stopNode(t testing.TB, n *Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

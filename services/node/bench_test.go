@@ -1,0 +1,74 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+// BenchmarkCommand is the round trip from the HTTP interface to the car and its
+// answer back to who waits there, with the log synced to disk, beside a bare
+// QoS 1 message of the same car through the same gateway in the same run.
+func BenchmarkCommand(b *testing.B) {
+	node := startNode(b, defaults(b, "--role", "gateway,api"))
+	token, err := node.auth.Add(b.Context(), "car-1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	admin, err := os.ReadFile(node.Addresses().AdminTokenFile)
+	if err != nil {
+		b.Fatal(err)
+	}
+	car := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + node.Addresses().MQTT).SetClientID("car-1").SetUsername("car-1").SetPassword(token).SetOrderMatters(false))
+	wait := func(t mqtt.Token) {
+		if !t.WaitTimeout(10*time.Second) || t.Error() != nil {
+			b.Fatal("no answer: ", t.Error())
+		}
+	}
+	wait(car.Connect())
+	defer car.Disconnect(100)
+	wait(car.Subscribe("commands/+", 1, func(c mqtt.Client, m mqtt.Message) { c.Publish(m.Topic()+"/answer", 1, false, `{"state":"succeeded"}`) }))
+	call := func(method, path, body string) (answer struct{ ID, State string }) {
+		req, err := http.NewRequestWithContext(b.Context(), method, "http://"+node.Addresses().HTTP+path, strings.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(admin)))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil || json.Unmarshal(text, &answer) != nil || resp.StatusCode/100 != 2 {
+			b.Fatalf("%s %s: %s %s %v", method, path, resp.Status, text, err)
+		}
+		return answer
+	}
+	var bare, command []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		wait(car.Publish("telemetry/position", 1, false, `{"latitude":52.5}`))
+		bare = append(bare, time.Since(began))
+		began = time.Now()
+		c := call(http.MethodPost, "/v1/devices/car-1/commands", `{"name":"unlock"}`)
+		if c = call(http.MethodGet, "/v1/devices/car-1/commands/"+c.ID+"?wait=10s", ""); c.State != "succeeded" {
+			b.Fatalf("%+v", c)
+		}
+		command = append(command, time.Since(began))
+	}
+	for name, took := range map[string][]time.Duration{"bare": bare, "command": command} {
+		slices.Sort(took)
+		for _, q := range []int{50, 99} {
+			b.ReportMetric(float64(took[(len(took)-1)*q/100].Microseconds())/1000, fmt.Sprintf("%s-p%d-ms", name, q))
+		}
+	}
+}
