@@ -1,7 +1,9 @@
 package columnar
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tachograph/tachograph/schemas"
@@ -72,9 +74,26 @@ SELECT d.device AS device, d.trip AS trip, d.trip_start AS trip_start, d.trip_en
 FROM drives AS d LEFT JOIN (SELECT device, trip, count() AS positions, sum(metres) AS metres, max(speed) AS fastest FROM steps GROUP BY device, trip) AS s
 ON d.device = s.device AND d.trip = s.trip`
 
+const coverage = "coverage"
+
+// renewCoverage makes the view know the signals of types that were registered
+// since the writer started. It is the control partition's writer that has views.
+func (w *Writer) renewCoverage(ctx context.Context) error {
+	if !slices.ContainsFunc(w.cfg.Views, func(v View) bool { return v.Name == coverage }) {
+		return nil
+	}
+	all := w.cfg.Catalog.Schemas().All()
+	for _, s := range all {
+		if err := w.ensure(ctx, s); err != nil {
+			return err
+		}
+	}
+	return w.ensureView(ctx, coverageView(all))
+}
+
 // coverageView counts, for each signal of each table, the samples that have it.
 func coverageView(registered []*schemas.Schema) View {
-	v := View{Name: "coverage", Comment: "samples of each device that have each signal, and their share"}
+	v := View{Name: coverage, Comment: "samples of each device that have each signal, and their share"}
 	var parts []string
 	for _, s := range registered {
 		var signals []string

@@ -43,7 +43,7 @@ func compare(ctx context.Context, conn clickhouse.Conn, oldDB, newDB, table stri
 	}
 	var columns []string
 	for name := range have {
-		if _, both := also[name]; both {
+		if _, both := also[name]; both && name != storedColumn.Name {
 			columns = append(columns, quote(name))
 		}
 	}

@@ -72,6 +72,8 @@ func TestLostCheckpoint(t *testing.T) {
 	w, stop = b.start(0, nil)
 	b.await(w)
 	b.judge(0, 401, 402)
+	b.awaitRollUps()
+	b.expect("SELECT sum(count) FROM tacho.position_1m WHERE signal = 'speed'", "(402)")
 	b.expect("SELECT count() FROM tacho.dead_letters", "(1)")
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -263,6 +265,7 @@ func TestTwoWritersAtOnce(t *testing.T) {
 	w, stop := b.start(0, nil)
 	b.await(w)
 	b.judge(0, n, n)
+	b.judgeRollUps()
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

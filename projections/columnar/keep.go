@@ -11,19 +11,20 @@ import (
 
 // Keep says for how long rows are kept: samples and events from their arrival (a
 // device's clock must not decide what is kept), roll-ups by the time of their
-// bucket. 0 is for ever.
+// bucket. Samples are kept for as long from their insertion as well: those of a
+// backlog or a replay must not expire before they are rolled up. 0 is for ever.
 type Keep struct {
 	Samples, Events, Minutes, Hours time.Duration
 }
 
-// ensureKept gives a table its time to live, or takes it away; rows that are over
+// ensureKept gives a table its time to live since a DateTime, or takes it away; rows that are over
 // it go with the next merges.
-func (w *Writer) ensureKept(ctx context.Context, table, column string, keep time.Duration) error {
+func (w *Writer) ensureKept(ctx context.Context, table, since string, keep time.Duration) error {
 	var engine string
 	if err := w.conn.QueryRow(ctx, "SELECT engine_full FROM system.tables WHERE database = ? AND name = ?", w.cfg.Server.Name(), table).Scan(&engine); err != nil {
 		return fmt.Errorf("time to live of %s: %w", table, err)
 	}
-	want := fmt.Sprintf("toDateTime(%s) + toIntervalSecond(%d)", column, int64(keep.Seconds()))
+	want := fmt.Sprintf("%s + toIntervalSecond(%d)", since, int64(keep.Seconds()))
 	change := ""
 	switch has := strings.Contains(engine, " TTL "); {
 	case keep == 0 && has:
@@ -44,11 +45,11 @@ func (w *Writer) ensureAllKept(ctx context.Context, s *schemas.Schema) error {
 	if schemas.ValidName(s.Name()) != nil {
 		return nil // facts are kept
 	}
-	if err := w.ensureKept(ctx, s.Name(), "received", w.cfg.Keep.Samples); err != nil || !rolledUp(s) {
+	if err := w.ensureKept(ctx, s.Name(), "greatest(toDateTime(received), _stored)", w.cfg.Keep.Samples); err != nil || !rolledUp(s) {
 		return err
 	}
 	for i, keep := range []time.Duration{w.cfg.Keep.Minutes, w.cfg.Keep.Hours} {
-		if err := w.ensureKept(ctx, resolutions[i].table(s), "time", keep); err != nil {
+		if err := w.ensureKept(ctx, resolutions[i].table(s), "toDateTime(time)", keep); err != nil {
 			return err
 		}
 	}

@@ -77,6 +77,13 @@ var metaColumns = []schemas.Column{
 	{Name: "_id", Type: "String", Codec: "ZSTD(1)", Comment: "the event's id"},
 }
 
+// storedColumn says when a sample was inserted. Without it, samples that are
+// older than their time to live when they are inserted (a backlog, a replay)
+// would expire before the roll-ups have them.
+var storedColumn = schemas.Column{
+	Name: "_stored", Type: "DateTime('UTC') MATERIALIZED now()", Codec: "Delta(4), ZSTD(1)", Comment: "when it was inserted, for the time to live",
+}
+
 // What stands behind the columns. Partitions and later TTLs go by arrival time:
 // a device's clock must not decide what is kept, nor into how many partitions
 // an insert falls.
@@ -114,7 +121,11 @@ func Migrate(ctx context.Context, s Server) error {
 
 // ensureTable creates a message type's table or adds what it lacks.
 func ensureTable(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema) error {
-	t := table{s.Name(), s.Description(), byTime, tableColumns(s), true}
+	columns := tableColumns(s)
+	if schemas.ValidName(s.Name()) == nil { // facts are kept
+		columns = append(columns, storedColumn)
+	}
+	t := table{s.Name(), s.Description(), byTime, columns, true}
 	return t.ensure(ctx, conn, db)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/schemas"
 )
 
 // A drive is what a made-up car does, and what is known of it without a database.
@@ -104,6 +105,15 @@ func TestQuestions(t *testing.T) {
 	if !strings.Contains(answers["9"], "'position'") || answers["13"] == "" || answers["19"] == "" || answers["15"] == "" || !strings.Contains(answers["10"], "car-3") {
 		t.Errorf("9: %s\n13: %s\n19: %s\n15: %s\n10: %s", answers["9"], answers["13"], answers["19"], answers["15"], answers["10"])
 	}
+
+	src := schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; message Tyre { optional int32 pressure = 1; }`}
+	if _, _, err := b.catalog.Add(t.Context(), "tyre", src); err != nil {
+		t.Fatal(err)
+	}
+	b.send("car-1", "tyre", `{"pressure":240}`)
+	b.await(w)
+	b.await(control)
+	b.expect("SELECT device, signal, present, samples FROM tacho.coverage WHERE message = 'tyre'", "('car-1','pressure',1,1)")
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -98,6 +98,9 @@ func (w *Writer) ensureRegistered(ctx context.Context, b *batch) error {
 			return err
 		}
 	}
+	if len(b.registered) > 0 {
+		return w.renewCoverage(ctx)
+	}
 	return nil
 }
 

@@ -140,7 +140,14 @@ func (w *Writer) Run(ctx context.Context) error {
 // prepare makes the tables of facts and the views, so that they can be queried
 // before the first fact.
 func (w *Writer) prepare(ctx context.Context) error {
-	err := w.persist(ctx, "keep events", func() error { return w.ensureKept(ctx, "events", "received", w.cfg.Keep.Events) })
+	err := w.persist(ctx, "keep events", func() error {
+		for _, table := range []string{"events", "dead_letters"} {
+			if err := w.ensureKept(ctx, table, "toDateTime(received)", w.cfg.Keep.Events); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}

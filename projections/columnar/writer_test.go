@@ -38,7 +38,12 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	log := memlog.New(memlog.Options{})
+	return newBenchOf(t, memlog.Options{})
+}
+
+func newBenchOf(t testing.TB, o memlog.Options) *bench {
+	t.Helper()
+	log := memlog.New(o)
 	t.Cleanup(func() { log.Close() })
 	c, err := catalog.Open(t.Context(), log, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -62,7 +67,7 @@ func newBench(t testing.TB) *bench {
 func (b *bench) start(partition uint16, fault func(string) error) (w *Writer, stop func() error) {
 	b.t.Helper()
 	w, err := New(Config{
-		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: b.age, Patience: b.patience,
+		Log: b.log, Catalog: b.catalog, Partition: partition, Server: b.server, Fault: fault, MaxAge: b.age, Patience: b.patience, RollUpEvery: b.age,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
@@ -242,8 +247,18 @@ func (b *bench) judge(seed uint64, n, samples int) {
 	}
 }
 
+// deviceTime spreads samples over hours; each eleventh is up to a day late.
+func deviceTime(n int) int {
+	at := 1700000000000 + n*5000
+	if n%11 == 0 {
+		at -= n % 24 * 3_600_000
+	}
+	return at
+}
+
 // TestCrashes ends the writer at random steps, before or after them, and kills
-// the engine under it; whatever happens, every event is there once.
+// the engine under it; whatever happens, every event is there once,
+// in the roll-ups too.
 func TestCrashes(t *testing.T) {
 	runs := *seeds
 	if testing.Short() {
@@ -274,10 +289,10 @@ func TestCrashes(t *testing.T) {
 		}()
 		for range 300 {
 			if n%7 == 0 {
-				b.send(fmt.Sprint("car-", n%5), "position", fmt.Sprintf(`[{"time":%d,"speed":1},{"time":%d,"speed":2}]`, 1700000000000+n, 1700000000001+n))
+				b.send(fmt.Sprint("car-", n%5), "position", fmt.Sprintf(`[{"time":%d,"speed":%d},{"time":%d,"speed":2}]`, deviceTime(n), n%131, deviceTime(n)+1))
 				samples += 2
 			} else {
-				b.send(fmt.Sprint("car-", n%5), "position", fmt.Sprintf(`{"time":%d,"speed":1}`, 1700000000000+n))
+				b.send(fmt.Sprint("car-", n%5), "position", fmt.Sprintf(`{"time":%d,"speed":%d}`, deviceTime(n), n%113))
 				samples++
 			}
 			n++
@@ -292,6 +307,7 @@ func TestCrashes(t *testing.T) {
 	w, stop := b.start(0, nil)
 	b.await(w)
 	b.judge(0, n, samples)
+	b.judgeRollUps()
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
