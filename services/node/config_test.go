@@ -52,6 +52,12 @@ func TestSecret(t *testing.T) {
 	if err != nil || a != b || len(a) < 24 {
 		t.Fatalf("%q, %q, %v", a, b, err)
 	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := secret(path); err != nil || len(c) < 24 || c == a {
+		t.Fatalf("after an empty file: %q, %v", c, err)
+	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
 	}

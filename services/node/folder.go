@@ -44,10 +44,10 @@ func lockFolder(dir string) (*os.File, error) {
 }
 
 // secret reads a password of the data folder, making it, mode 0600, when there
-// is none.
+// is none. An empty file is none: a full disk leaves such.
 func secret(path string) (string, error) {
 	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(b)) == "" {
 		b = []byte(newSecret() + "\n")
 		err = os.WriteFile(path, b, 0o600)
 	}
