@@ -96,20 +96,22 @@ func (v *view) touch(e *entry) {
 
 // Run writes what has changed until ctx ends.
 func (v *view) Run(ctx context.Context) error {
-	if err := v.resume(ctx); err != nil {
-		return fmt.Errorf("view of shadows: %w", err)
-	}
-	v.mu.Lock()
-	v.status.Resumed = true
-	v.mu.Unlock()
 	t := time.NewTicker(flushEvery)
 	defer t.Stop()
-	for {
-		err := v.flush(ctx)
+	for resumed := false; ; {
+		var err error
+		if !resumed {
+			err = v.resume(ctx)
+			resumed = err == nil
+		}
+		if resumed {
+			err = v.flush(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		v.mu.Lock()
+		v.status.Resumed = resumed
 		v.status.CaughtUp, v.status.LastError = err == nil, ""
 		if err != nil {
 			v.status.Errors++
@@ -135,7 +137,7 @@ func (v *view) resume(ctx context.Context) error {
 		return err
 	default:
 		if err := json.Unmarshal(kve.Value(), &have); err != nil {
-			return fmt.Errorf("position is damaged (remedy: delete the key %q of bucket %q): %w", positionKey, Bucket, err)
+			return fmt.Errorf("view of shadows: position is damaged (remedy: delete the key %q of bucket %q): %w", positionKey, Bucket, err)
 		}
 	}
 	v.s.mu.RLock()
