@@ -2,13 +2,11 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -27,7 +25,6 @@ import (
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine"
 	"github.com/tachograph/tachograph/projections/latest"
-	"github.com/tachograph/tachograph/services/api"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
@@ -237,118 +234,6 @@ func (n *Node) startPorts(context.Context) error {
 	return errors.Join(errs...)
 }
 
-// startLog connects to NATS, its own or another, and opens the log.
-func (n *Node) startLog(ctx context.Context) error {
-	durability, err := jetlog.ParseDurability(n.cfg.Durability)
-	if err != nil {
-		return err
-	}
-	cfg := jetlog.Config{
-		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Logger: n.logger,
-	}
-	var services *nats.Conn // in the account of the views
-	if n.cfg.NATS != "" {
-		nc, err := n.joinNATS(ctx)
-		if err != nil {
-			return fmt.Errorf("connect to NATS at %s: %w", redacted(n.cfg.NATS), err)
-		}
-		n.onStop("NATS connection", func(context.Context) error { nc.Close(); return nil })
-		cfg.Publish, cfg.Read, services = nc, nc, nc
-		n.addrs.NATS = redacted(n.cfg.NATS)
-	} else {
-		if services, err = n.startEmbeddedNATS(&cfg); err != nil {
-			return err
-		}
-	}
-	if n.log, err = jetlog.Open(ctx, cfg); err != nil {
-		return err
-	}
-	n.onStop("log", func(context.Context) error { return n.log.Close() })
-	if n.embedded != nil {
-		n.run("public subjects", func(ctx context.Context) error { n.log.Announce(ctx); return nil })
-	}
-	n.appends = n.log
-	if n.embedded != nil {
-		n.disk = newDiskGuard(n.log, n.cfg.Data, n.cfg.LogReserve)
-		n.disk.broken, n.disk.anew = n.embedded.voice.broken, func() { close(n.broken) }
-		n.appends = n.disk
-		n.metrics.MustRegister(n.disk)
-		n.run("disk guard", func(ctx context.Context) error { return n.disk.watch(ctx, n.tellDisk) })
-	}
-	n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "tacho_log_syncs_total", Help: "Fsyncs of the log's block files that this process has made.",
-	}, func() float64 { return float64(n.log.Syncs()) }))
-	if d, known := n.log.Durability(); !known {
-		n.logger.Warn("whether the NATS server syncs before it acknowledges is its own setting (sync_interval: always) and cannot be seen from here", "durability", d.String())
-	}
-	js, err := jetstream.New(services)
-	if err != nil {
-		return err
-	}
-	n.views, err = js.CreateOrUpdateKeyValue(ctx, latest.BucketConfig(n.cfg.Replicas))
-	if err != nil {
-		return fmt.Errorf("open view %s: %w", latest.Bucket, err)
-	}
-	most := n.cfg.SnapshotBytes
-	if n.embedded != nil { // the server reserves them: more than there is would refuse the start
-		size, err := diskSize(n.cfg.Data)
-		if err != nil {
-			return err
-		}
-		most = min(most, size/8)
-	}
-	snapshots, err := latest.OpenSnapshots(ctx, js, n.cfg.Replicas, most)
-	if err != nil {
-		return err
-	}
-	n.past = &latest.Past{Snapshots: snapshots, Logger: n.logger}
-	n.natsConn, n.services = cfg.Publish, services
-	return nil
-}
-
-// tellDisk makes known that the log refuses, or takes in again.
-func (n *Node) tellDisk(why string) {
-	if why == "" {
-		n.logger.Info("the disk has room again; messages are taken in")
-	} else {
-		n.logger.Error("messages are refused", "reason", why)
-	}
-	n.setWaiting("disk", why)
-}
-
-func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err error) {
-	password, err := secret(n.cfg.file("nats.listener.password"))
-	if err != nil {
-		return nil, err
-	}
-	e, err := startNATS(n.cfg, password, n.logger)
-	if err != nil {
-		return nil, err
-	}
-	n.onStop("NATS", func(context.Context) error { e.stop(); return nil })
-	n.embedded = e
-	n.metrics.MustRegister(e.voice.refused)
-	cfg.StoreDir, cfg.Account, cfg.Interest = e.storeDir, logAccount, e
-	// Publishing is fastest within the process, reading over TCP.
-	if cfg.Publish, err = e.connect(internalLogUser, nats.InProcessServer(e.server)); err != nil {
-		return nil, err
-	}
-	if cfg.Read, err = e.connect(internalLogUser); err != nil {
-		return nil, err
-	}
-	if services, err = e.connect(internalServicesUser, nats.InProcessServer(e.server)); err != nil {
-		return nil, err
-	}
-	n.onStop("NATS connections", func(context.Context) error {
-		for _, nc := range []*nats.Conn{cfg.Publish, cfg.Read, services} {
-			nc.Close()
-		}
-		return nil
-	})
-	n.addrs.NATS, n.addrs.NATSUser, n.addrs.NATSPasswordFile = e.server.ClientURL(), listenerUser, n.cfg.file("nats.listener.password")
-	return services, nil
-}
-
 // startDirectory folds what gateway, projections and API share.
 func (n *Node) startDirectory(ctx context.Context) (err error) {
 	if n.catalog, err = catalog.Open(ctx, n.appends, n.logger); err != nil {
@@ -368,97 +253,6 @@ func (n *Node) startDirectory(ctx context.Context) (err error) {
 	return nil
 }
 
-// startEngine starts ClickHouse, or names the one there is. The gateway does
-// not wait for it: what cars send meanwhile is in the log.
-func (n *Node) startEngine(context.Context) error {
-	if !n.cfg.Has("project") {
-		return nil
-	}
-	if n.cfg.ClickHouse != "" {
-		u, err := url.Parse(n.cfg.ClickHouse)
-		if err != nil {
-			return fmt.Errorf("--clickhouse: %w", err)
-		}
-		password, _ := u.User.Password()
-		n.server = columnar.Server{URL: u.Scheme + "://" + u.Host, User: u.User.Username(), Password: password, Database: n.cfg.Database}
-		n.addrs.ClickHouseHTTP = u.Host
-		return nil
-	}
-	cache, err := engine.CacheDir()
-	if err != nil {
-		return err
-	}
-	// What no waiting mends is told at once: the wrong machine, a wrong library.
-	if _, err := engine.Find(cache); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	writer, err := secret(n.cfg.file("clickhouse.writer.password"))
-	if err != nil {
-		return err
-	}
-	analyst, err := secret(n.cfg.file("clickhouse.analyst.password"))
-	if err != nil {
-		return err
-	}
-	cfg := engine.Config{
-		Dir: n.cfg.file("clickhouse"), Host: n.cfg.ClickHouseHost, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
-		WriterPassword: writer, AnalystPassword: analyst, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
-	}
-	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
-		return err
-	}
-	if cfg.HTTPPort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseHTTPPort, "clickhouse-http-port"); err != nil {
-		return err
-	}
-	n.addrs.ClickHouseNative = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.NativePort))
-	n.addrs.ClickHouseHTTP = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.HTTPPort))
-	n.addrs.ClickHousePasswordFile = n.cfg.file("clickhouse.analyst.password")
-	n.addrs.ClickHouseUser = engine.AnalystUser
-	n.server = columnar.Server{URL: "http://" + n.addrs.ClickHouseHTTP, User: engine.WriterUser, Password: writer, Database: n.cfg.Database}
-	n.engineReady = make(chan struct{})
-	n.setWaiting("ClickHouse", "starting")
-	n.run("ClickHouse", func(ctx context.Context) error { return n.runEngine(ctx, cache, cfg) })
-	return nil
-}
-
-// runEngine keeps the embedded ClickHouse alive until ctx ends, then stops it.
-// A registry that cannot be reached, or a start that fails, is tried again.
-func (n *Node) runEngine(ctx context.Context, cache string, cfg engine.Config) error {
-	e, err := n.bringUpEngine(ctx, cache, cfg)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	n.engine = e
-	n.mu.Unlock()
-	n.setWaiting("ClickHouse", "")
-	close(n.engineReady)
-	<-ctx.Done()
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
-	defer cancel()
-	return e.Stop(stopping)
-}
-
-func (n *Node) bringUpEngine(ctx context.Context, cache string, cfg engine.Config) (*engine.Engine, error) {
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		var e *engine.Engine
-		var err error
-		if cfg.Library, err = engine.Fetch(ctx, cache, os.Stderr); err == nil {
-			e, err = engine.Start(ctx, cfg)
-		}
-		if err == nil || ctx.Err() != nil {
-			return e, err
-		}
-		n.logger.Error("ClickHouse is not there; the log keeps what is to come", "error", err, "again_in", pause)
-		n.setWaiting("ClickHouse", err.Error())
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
 // freePort says early when a port is taken; with --ports auto it finds one.
 func (n *Node) freePort(host string, port int, flag string) (int, error) {
 	l, err := net.Listen("tcp", n.cfg.address(host, port))
@@ -467,148 +261,6 @@ func (n *Node) freePort(host string, port int, flag string) (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-func (n *Node) startProjections(context.Context) error {
-	if !n.cfg.Has("project") {
-		return nil
-	}
-	changes, err := shadowTable()
-	if err != nil {
-		return err
-	}
-	steps, err := commandTable()
-	if err != nil {
-		return err
-	}
-	connections, err := presenceTable()
-	if err != nil {
-		return err
-	}
-	base := columnar.Config{
-		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
-		Keep:  columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
-		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(views(), columnar.AnalystViews(n.catalog.Schemas().All())...),
-	}
-	var written []uint16
-	var writers []*projections.Restartable
-	for _, p := range n.log.Partitions() {
-		if p == events.DeadLetterPartition {
-			continue // what is there came from the writer itself
-		}
-		cfg := base
-		cfg.Partition = p
-		if p != events.ControlPartition {
-			cfg.Views = nil
-		}
-		w, err := projections.NewRestartable(func() (projections.Runner, error) { return columnar.New(cfg) })
-		if err != nil {
-			return err
-		}
-		written, writers = append(written, p), append(writers, w)
-		n.startRunner(w, n.afterSwap(w.Run))
-		if p == events.ControlPartition {
-			continue
-		}
-		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger})
-		if err != nil {
-			return err
-		}
-		n.startRunner(l, l.Run)
-	}
-	n.makeReplays(base, written, writers)
-	n.metrics.MustRegister(lagCollector{n.runners})
-	return nil
-}
-
-func (n *Node) startRunner(r projections.Runner, run func(context.Context) error) {
-	n.runners = append(n.runners, r)
-	n.run(fmt.Sprintf("%s of partition %d", r.Name(), r.Status().Partition), run)
-}
-
-// afterEngine spares a writer the vain attempts while ClickHouse starts.
-func (n *Node) afterEngine(run func(context.Context) error) func(context.Context) error {
-	if n.engineReady == nil {
-		return run
-	}
-	return func(ctx context.Context) error {
-		select {
-		case <-n.engineReady:
-			return run(ctx)
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func (n *Node) listen(flag string, port int) (net.Listener, error) {
-	l, err := net.Listen("tcp", n.cfg.address(n.cfg.Host, port))
-	if err != nil {
-		return nil, portTaken(flag, err)
-	}
-	if n.cfg.TLSCert == "" {
-		return l, nil
-	}
-	cert, err := tls.LoadX509KeyPair(n.cfg.TLSCert, n.cfg.TLSKey)
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("--tls-cert: %w", err)
-	}
-	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
-}
-
-func (n *Node) startAPI(context.Context) error {
-	admin, err := auth.AdminToken(n.cfg.Data)
-	if err != nil {
-		return err
-	}
-	n.addrs.AdminTokenFile = n.cfg.file("admin.token")
-	l, err := n.listen("http-port", n.cfg.HTTPPort)
-	if err != nil {
-		return err
-	}
-	var telemetry http.Handler // nil: the API says that there is no gateway here
-	if n.gateway != nil {
-		telemetry = n.gateway.TelemetryHandler()
-	}
-	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, KV: n.views, Past: n.past, Replays: n.replays, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Telemetry: telemetry,
-		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
-	})
-	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {
-		handler = health(handler)
-	}
-	server := api.Server(handler, n.logger)
-	n.addrs.HTTP = l.Addr().String()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			n.logger.Error("HTTP stopped", "error", err)
-			n.setWaiting("HTTP", err.Error())
-		}
-	}()
-	n.onStop("HTTP", func(ctx context.Context) error {
-		// Answers that stream would use up the time that the others need.
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		err := server.Shutdown(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = server.Close()
-		}
-		<-ended
-		return err
-	})
-	return nil
-}
-
-// health is what a process shows of itself that serves nobody.
-func health(h http.Handler) http.Handler {
-	mux := http.NewServeMux()
-	for _, path := range []string{"GET /healthz", "GET /readyz", "GET /metrics"} {
-		mux.Handle(path, h)
-	}
-	return mux
 }
 
 func (n *Node) startAddresses(context.Context) error {

@@ -1,0 +1,83 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/latest"
+)
+
+func (n *Node) startProjections(context.Context) error {
+	if !n.cfg.Has("project") {
+		return nil
+	}
+	changes, err := shadowTable()
+	if err != nil {
+		return err
+	}
+	steps, err := commandTable()
+	if err != nil {
+		return err
+	}
+	connections, err := presenceTable()
+	if err != nil {
+		return err
+	}
+	base := columnar.Config{
+		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
+		Keep:  columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
+		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(views(), columnar.AnalystViews(n.catalog.Schemas().All())...),
+	}
+	var written []uint16
+	var writers []*projections.Restartable
+	for _, p := range n.log.Partitions() {
+		if p == events.DeadLetterPartition {
+			continue // what is there came from the writer itself
+		}
+		cfg := base
+		cfg.Partition = p
+		if p != events.ControlPartition {
+			cfg.Views = nil
+		}
+		w, err := projections.NewRestartable(func() (projections.Runner, error) { return columnar.New(cfg) })
+		if err != nil {
+			return err
+		}
+		written, writers = append(written, p), append(writers, w)
+		n.startRunner(w, n.afterSwap(w.Run))
+		if p == events.ControlPartition {
+			continue
+		}
+		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger})
+		if err != nil {
+			return err
+		}
+		n.startRunner(l, l.Run)
+	}
+	n.makeReplays(base, written, writers)
+	n.metrics.MustRegister(lagCollector{n.runners})
+	return nil
+}
+
+func (n *Node) startRunner(r projections.Runner, run func(context.Context) error) {
+	n.runners = append(n.runners, r)
+	n.run(fmt.Sprintf("%s of partition %d", r.Name(), r.Status().Partition), run)
+}
+
+// afterEngine spares a writer the vain attempts while ClickHouse starts.
+func (n *Node) afterEngine(run func(context.Context) error) func(context.Context) error {
+	if n.engineReady == nil {
+		return run
+	}
+	return func(ctx context.Context) error {
+		select {
+		case <-n.engineReady:
+			return run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
