@@ -99,7 +99,7 @@ func (w *Writer) rollUp(ctx context.Context) error {
 				return err
 			}
 			for _, r := range resolutions {
-				if err := w.addToRollUp(ctx, s, r, to); err != nil {
+				if err := w.addToRollUp(ctx, s, r, to, w.touched == nil); err != nil {
 					return err
 				}
 			}
@@ -117,16 +117,17 @@ func (w *Writer) rollUp(ctx context.Context) error {
 // nothing is certain.
 func (w *Writer) untouched(s *schemas.Schema) bool { return w.touched != nil && !w.touched[s.Name()] }
 
-func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolution, to events.Position) error {
+func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolution, to events.Position, again bool) error {
 	attempt := 0
 	return w.persist(ctx, "roll up "+r.view(s), func() error {
 		if attempt++; attempt > 1 {
 			if err := w.doubt(ctx); err != nil {
 				return err
 			}
+			again = true
 		}
 		q := url.Values{
-			"query": {w.rollUpSQL(s, r, to)}, "query_id": {w.queryID(fmt.Sprintf("%s-%d-%d", r.view(s), to.Seq, w.nextAttempt()))},
+			"query": {w.rollUpSQL(s, r, to, again)}, "query_id": {w.queryID(fmt.Sprintf("%s-%d-%d", r.view(s), to.Seq, w.nextAttempt()))},
 			"async_insert": {"0"}, "wait_end_of_query": {"1"},
 		}
 		if err := w.post(ctx, q, strings.NewReader("")); err != nil {
@@ -136,29 +137,43 @@ func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolutio
 	})
 }
 
-func (w *Writer) rollUpSQL(s *schemas.Schema, r resolution, to events.Position) string {
+// rollUpSQL adds the samples up to a position to their buckets. A first pass over
+// them takes all; one that may have been made before (again) leaves out what a
+// bucket has, sample by sample, which costs several times as much.
+func (w *Writer) rollUpSQL(s *schemas.Schema, r resolution, to events.Position, again bool) string {
+	const place = "bitOr(bitShiftLeft(toUInt64(_epoch), 48), _seq)"
+	table, target := w.table(s.Name()), w.table(r.table(s))
+	bucket := fmt.Sprintf("fromUnixTimestamp64Second(toInt64(floor(toUnixTimestamp64Micro(time) / %[1]d000000)) * %[1]d, 'UTC')", r.seconds)
+	within := fmt.Sprintf("_partition = %d AND (_epoch, _seq) > (%d, %d) AND (_epoch, _seq) <= (%d, %d)", w.cfg.Partition, w.rolled.Epoch, w.rolled.Seq, to.Epoch, to.Seq)
 	var signals []string
 	for _, name := range numericFields(s) {
-		signals = append(signals, fmt.Sprintf("(%s, toNullable(toFloat64(%s)))", text(name), quote(name)))
+		x := fmt.Sprintf("toNullable(toFloat64(%s))", quote(name))
+		if again {
+			signals = append(signals, fmt.Sprintf("(%s, %s)", text(name), x))
+			continue
+		}
+		signals = append(signals, fmt.Sprintf("(%[1]s, count(%[2]s), ifNull(min(%[2]s), 0), ifNull(max(%[2]s), 0), ifNull(sum(%[2]s), 0), argMaxIf(assumeNotNull(%[2]s), (time, %[3]s, _row), isNotNull(%[2]s)), maxIf(time, isNotNull(%[2]s)))",
+			text(name), x, place))
 	}
-	table, target := w.table(s.Name()), w.table(r.table(s))
+	list := strings.Join(signals, ", ")
+	fresh := fmt.Sprintf(`SELECT device, bucket, pair.1 AS signal, pair.2 AS n, pair.3 AS low, pair.4 AS high, pair.5 AS total, pair.6 AS newest, pair.7 AS at
+	FROM (SELECT device, %s AS bucket, arrayJoin([%s]) AS pair FROM %s WHERE %s GROUP BY device, bucket) WHERE pair.2 > 0`, bucket, list, table, within)
+	if again {
+		fresh = fmt.Sprintf(`SELECT s.device AS device, s.bucket AS bucket, s.signal AS signal, count() AS n, min(s.value) AS low, max(s.value) AS high, sum(s.value) AS total,
+		argMax(s.value, (s.time, s.position, s.sample)) AS newest, max(s.time) AS at
+	FROM (SELECT device, %s AS bucket, pair.1 AS signal, assumeNotNull(pair.2) AS value, time, %s AS position, _row AS sample
+		FROM %s ARRAY JOIN [%s] AS pair WHERE %s AND isNotNull(pair.2)) AS s
+	LEFT JOIN (SELECT device, signal, time AS bucket, max(version) AS known FROM %s WHERE version > %d GROUP BY device, signal, bucket) AS v
+	ON s.device = v.device AND s.signal = v.signal AND s.bucket = v.bucket
+	WHERE s.position > v.known GROUP BY device, bucket, signal`, bucket, place, table, list, within, target, uint64(w.rolled.Epoch)<<48|w.rolled.Seq)
+	}
 	return fmt.Sprintf(`INSERT INTO %[1]s (device, signal, time, count, min, max, sum, last, last_time, version)
-WITH fresh AS (
-	SELECT device, pair.1 AS signal, fromUnixTimestamp64Second(toInt64(floor(toUnixTimestamp64Micro(time) / %[3]d000000)) * %[3]d, 'UTC') AS bucket,
-		assumeNotNull(pair.2) AS value, time AS at, bitOr(bitShiftLeft(toUInt64(_epoch), 48), _seq) AS position, _row AS sample
-	FROM %[2]s ARRAY JOIN [%[4]s] AS pair
-	WHERE _partition = %[5]d AND (_epoch, _seq) > (%[6]d, %[7]d) AND (_epoch, _seq) <= (%[8]d, %[9]d) AND isNotNull(pair.2)),
-old AS (SELECT device, signal, time AS bucket, count, min, max, sum, last, last_time, version FROM %[1]s FINAL WHERE (device, signal, time) IN (SELECT device, signal, bucket FROM fresh))
-SELECT f.device, f.signal, f.bucket, any(o.count) + count(),
-	if(any(o.count) = 0, min(f.value), least(any(o.min), min(f.value))), if(any(o.count) = 0, max(f.value), greatest(any(o.max), max(f.value))),
-	any(o.sum) + sum(f.value),
-	if(any(o.count) = 0 OR max(f.at) >= any(o.last_time), argMax(f.value, (f.at, f.position, f.sample)), any(o.last)),
-	if(any(o.count) = 0, max(f.at), greatest(any(o.last_time), max(f.at))),
-	bitOr(bitShiftLeft(toUInt64(%[8]d), 48), toUInt64(%[9]d))
-FROM fresh AS f LEFT JOIN old AS o ON f.device = o.device AND f.signal = o.signal AND f.bucket = o.bucket
-WHERE f.position > o.version AND %[10]s
-GROUP BY f.device, f.signal, f.bucket`,
-		target, table, r.seconds, strings.Join(signals, ", "), w.cfg.Partition, w.rolled.Epoch, w.rolled.Seq, to.Epoch, to.Seq, w.fence())
+WITH fresh AS (%[2]s),
+old AS (SELECT device, signal, time AS bucket, count, min, max, sum, last, last_time FROM %[1]s FINAL WHERE (device, signal, time) IN (SELECT device, signal, bucket FROM fresh))
+SELECT f.device, f.signal, f.bucket, o.count + f.n, if(o.count = 0, f.low, least(o.min, f.low)), if(o.count = 0, f.high, greatest(o.max, f.high)), o.sum + f.total,
+	if(o.count = 0 OR f.at >= o.last_time, f.newest, o.last), if(o.count = 0, f.at, greatest(o.last_time, f.at)), toUInt64(%[3]d)
+FROM fresh AS f LEFT JOIN old AS o ON f.device = o.device AND f.signal = o.signal AND f.bucket = o.bucket WHERE %[4]s`,
+		target, fresh, uint64(to.Epoch)<<48|to.Seq, w.fence())
 }
 
 // saveRolled notes how far the roll-ups are; older than the truth at worst.

@@ -177,8 +177,8 @@ func TestRollUps(t *testing.T) {
 		}
 		time.Sleep(time.Duration(s.random.IntN(500)) * time.Millisecond)
 		if round%3 == 1 {
-			if p, err := os.FindProcess(s.engine.PID()); err != nil || p.Kill() != nil {
-				t.Fatal("kill the engine", err)
+			if p, err := os.FindProcess(s.engine.PID()); err == nil {
+				_ = p.Kill() // it may still be dead from the last time
 			}
 		}
 		if err := stop(); err != nil && !errors.Is(err, lost) {
