@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -86,7 +87,8 @@ func (p *Process) Await(ctx context.Context) (err error) {
 }
 
 // Kill ends everything at once, as kill -9 does: the node and, in groups of
-// their own, the children it started.
+// their own, the children it started. It returns when they are gone: a dying
+// child may still write files.
 func (p *Process) Kill() {
 	children := descendants(p.cmd.Process.Pid)
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
@@ -94,6 +96,11 @@ func (p *Process) Kill() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	<-p.exited
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if !slices.ContainsFunc(children, func(pid int) bool { return syscall.Kill(pid, 0) == nil }) {
+			break
+		}
+	}
 	_ = p.log.Close()
 }
 

@@ -22,6 +22,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/tachograph/tachograph/projections/columnar/engine"
+	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 )
 
 // tachoBinary builds the real program once.
@@ -75,6 +76,11 @@ func launch(t *testing.T, dir string, env []string, flags ...string) *program {
 
 func serve(t *testing.T, dir string) *program {
 	t.Helper()
+	t.Cleanup(func() { // after the program's own
+		if err := enginetest.EndOrphans(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	p := launch(t, dir, nil, "--ports", "auto")
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if b, err := os.ReadFile(filepath.Join(dir, addressesFile)); err == nil && json.Unmarshal(b, &p.Addresses) == nil && p.PID == p.cmd.Process.Pid {
