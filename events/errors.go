@@ -38,3 +38,19 @@ type TruncatedError struct {
 func (e *TruncatedError) Error() string {
 	return fmt.Sprintf("read after %s: oldest event kept is %s", e.Asked, e.Oldest)
 }
+
+// A PositionError tells that a position is none of this log: it lies beyond the
+// end, is of another epoch, or another event stands there. It was made up, or
+// the log is another one or came back shorter than it was. It wraps
+// ErrDiverged.
+type PositionError struct {
+	Asked          Position
+	Oldest, Newest Position // that the log has
+	Why            string
+}
+
+func (e *PositionError) Error() string {
+	return fmt.Sprintf("read after %s: %s; the log holds %s to %s", e.Asked, e.Why, e.Oldest, e.Newest)
+}
+
+func (e *PositionError) Unwrap() error { return ErrDiverged }

@@ -43,6 +43,17 @@ type Log interface {
 	// after the cursor were already purged. Lost connections are mended inside.
 	Follow(ctx context.Context, partition uint16, after Cursor) iter.Seq2[Event, error]
 
+	// Select yields of what Follow does the events that a filter wants. It is
+	// cheaper than Follow where those are few.
+	Select(ctx context.Context, partition uint16, after Cursor, only Filter) iter.Seq2[Event, error]
+
+	// Locate returns the cursor after which a reader that begins there goes on.
+	//
+	// Errors, both of After: *TruncatedError when events after it were already
+	// purged; *PositionError when the log ends before it or the event there is
+	// not the one it names.
+	Locate(ctx context.Context, partition uint16, from From) (Cursor, error)
+
 	// Tail returns the newest event's position; Seq 0 when there is none yet.
 	Tail(ctx context.Context, partition uint16) (Position, error)
 

@@ -85,7 +85,7 @@ func (a *announcer) announce(ctx context.Context) error {
 	defer stop()
 	go a.watch(ctx, stop)
 	clear(a.last)
-	for msg, err := range a.deliver(ctx, a.partition, a.from+1) {
+	for msg, err := range a.deliver(ctx, a.partition, a.from+1, nil, pullMessages) {
 		if err != nil {
 			return err
 		}

@@ -104,7 +104,7 @@ func BenchmarkFollow(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			msgs, err := c.Messages(jetstream.PullMaxMessages(pullMessages))
+			msgs, err := c.Messages(pullMessages)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -16,12 +16,28 @@ import (
 
 // pullMessages is how many messages a reader asks for at a time: with the
 // client's default of 500 the reader waits for the server half of the time.
-const pullMessages = 5000
+const pullMessages jetstream.PullMaxMessages = 5000
+
+// selectBytes is what a reader holds that others than we ask for; they may be
+// slow. At least two messages have to fit, or none would come.
+func (l *Log) selectBytes() int {
+	return max(4<<20, 2*int(l.cfg.Read.MaxPayload()))
+}
 
 // Follow implements events.Log: one unfiltered ordered reader (DESIGN D10). A
 // reader that gets nothing though there is something is replaced by the client
 // on the first heartbeat it misses.
 func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor) iter.Seq2[events.Event, error] {
+	return l.follow(ctx, partition, after, events.Filter{}, pullMessages)
+}
+
+// Select implements events.Log: an ordered reader that the server filters for,
+// by subject, and that holds few bytes.
+func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor, only events.Filter) iter.Seq2[events.Event, error] {
+	return l.follow(ctx, partition, after, only, jetstream.PullMaxBytes(l.selectBytes()))
+}
+
+func (l *Log) follow(ctx context.Context, partition uint16, after events.Cursor, only events.Filter, pull jetstream.PullMessagesOpt) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		fail := func(err error) { yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, err)) }
 		epoch, ok := l.epochs[partition]
@@ -35,7 +51,10 @@ func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor)
 			}
 			return
 		}
-		for e, err := range l.scan(ctx, partition, after.Position.Seq+1) {
+		for e, err := range l.scan(ctx, partition, after.Position.Seq+1, only.Subjects(partition), pull) {
+			if err == nil && !only.Matches(&e) {
+				continue
+			}
 			if !yield(e, err) || err != nil {
 				return
 			}
@@ -86,11 +105,12 @@ func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after 
 	return nil
 }
 
-// scan yields a partition's events from a sequence on, and goes on with new ones.
-func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2[events.Event, error] {
+// scan yields a partition's events from a sequence on, and goes on with new ones;
+// of subjects, if there are any, only those.
+func (l *Log) scan(ctx context.Context, partition uint16, from uint64, subjects []string, pull jetstream.PullMessagesOpt) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
-		for msg, err := range l.deliver(ctx, partition, from) {
+		for msg, err := range l.deliver(ctx, partition, from, subjects, pull) {
 			if err != nil {
 				yield(events.Event{}, err)
 				return
@@ -112,8 +132,8 @@ func (l *Log) scan(ctx context.Context, partition uint16, from uint64) iter.Seq2
 }
 
 // deliver yields a partition's messages from a sequence on, and goes on with new
-// ones until ctx ends.
-func (l *Log) deliver(ctx context.Context, partition uint16, from uint64) iter.Seq2[jetstream.Msg, error] {
+// ones until ctx ends; of subjects, if there are any, only those.
+func (l *Log) deliver(ctx context.Context, partition uint16, from uint64, subjects []string, pull jetstream.PullMessagesOpt) iter.Seq2[jetstream.Msg, error] {
 	return func(yield func(jetstream.Msg, error) bool) {
 		fail := func(err error) {
 			if ctx.Err() == nil {
@@ -121,14 +141,15 @@ func (l *Log) deliver(ctx context.Context, partition uint16, from uint64) iter.S
 			}
 		}
 		consumer, err := l.reader.OrderedConsumer(ctx, streamName(partition), jetstream.OrderedConsumerConfig{
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-			OptStartSeq:   max(from, 1),
+			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:    max(from, 1),
+			FilterSubjects: subjects,
 		})
 		if err != nil {
 			fail(err)
 			return
 		}
-		msgs, err := consumer.Messages(jetstream.PullMaxMessages(pullMessages), jetstream.PullHeartbeat(5*time.Second))
+		msgs, err := consumer.Messages(pull, jetstream.PullHeartbeat(5*time.Second))
 		if err != nil {
 			fail(err)
 			return

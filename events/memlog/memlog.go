@@ -186,6 +186,11 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 
 // Follow implements events.Log.
 func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor) iter.Seq2[events.Event, error] {
+	return l.Select(ctx, partition, after, events.Filter{})
+}
+
+// Select implements events.Log.
+func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor, only events.Filter) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		next := after.Position.Seq
 		l.mu.Lock()
@@ -207,7 +212,7 @@ func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor)
 					yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, err))
 					return
 				}
-				if !yield(evs[next], nil) {
+				if only.Matches(&evs[next]) && !yield(evs[next], nil) {
 					return
 				}
 			}

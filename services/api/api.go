@@ -14,6 +14,8 @@ import (
 	_ "embed"
 	"log/slog"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,10 +66,14 @@ type api struct {
 	runners  []projections.Runner
 	logger   *slog.Logger
 
-	mux      *http.ServeMux
-	metrics  *metrics
-	readers  chan struct{} // one for each reader of events at work
-	watchers chan struct{} // and for each who waits for a command
+	mux       *http.ServeMux
+	metrics   *metrics
+	readers   chan struct{} // one for each reader of events at work
+	followers chan struct{} // for each who follows them
+	watchers  chan struct{} // and for each who waits for a command
+	beat      time.Duration // of a stream of events without news
+	stopping  chan struct{}
+	stop      sync.Once
 }
 
 //go:embed openapi.yaml
@@ -79,7 +85,7 @@ func New(c Config) http.Handler {
 		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
-		readers: make(chan struct{}, eventReaders), watchers: make(chan struct{}, commandWatchers),
+		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
 	}
 	if c.Telemetry == nil {
 		c.Telemetry = a.handle(noGateway)

@@ -124,9 +124,10 @@ func TestContract(t *testing.T) {
 	// Events.
 	f.answered(admin("GET", "/v1/events?device=car-1", ""), 200, nil)
 	refused(admin("GET", "/v1/events?kind=credential", ""), problem.Forbidden)
-	f.failing("read", &events.TruncatedError{}, func() {
+	f.failing("locate", &events.TruncatedError{}, func() {
 		refused(admin("GET", "/v1/events?device=car-1", ""), problem.HistoryTruncated)
 	})
+	refused(admin("GET", "/v1/events?from=1.0.99999", ""), problem.UnknownPosition)
 	f.failing("read", events.ErrClosed, func() {
 		refused(admin("GET", "/v1/events?device=car-1", ""), problem.Unavailable)
 	})

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -16,10 +17,12 @@ import (
 // An eventEncoder writes one event as one line of JSON; DESIGN.md, "Events as
 // NDJSON", is its specification. It is used by one goroutine.
 type eventEncoder struct {
-	base64   bool // payloads as data_base64 whatever they are
+	payloads payloads
 	schemas  *schemas.Registry
 	checkers map[checkerKey]*schemas.Checker
+	batches  map[checkerKey]*schemas.Batch
 	line     []byte
+	decoded  []byte
 
 	stream events.Stream // of the event before, and
 	source string        // its source: reads are mostly of one stream
@@ -31,7 +34,8 @@ type checkerKey struct {
 }
 
 // encode returns the line with its line feed; it is valid until the next call.
-func (c *eventEncoder) encode(e *events.Event) []byte {
+// at is where a reader stands once it has dealt with the event.
+func (c *eventEncoder) encode(e *events.Event, at events.Cursors) []byte {
 	if e.Stream != c.stream {
 		c.stream, c.source = e.Stream, source(e.Stream)
 	}
@@ -61,17 +65,40 @@ func (c *eventEncoder) encode(e *events.Event) []byte {
 	b = strconv.AppendUint(b, uint64(e.Position.Partition), 10)
 	b = append(b, `,"seq":`...)
 	b = strconv.AppendUint(b, e.Position.Seq, 10)
-	if !c.base64 && verbatim(e.Payload) {
-		b = append(b, `},"data":`...)
-		b = append(b, e.Payload...)
-	} else {
-		b = append(b, `},"data_base64":"`...)
+	b = append(b, `},"token":"`...)
+	b = append(at.AppendToken(b), '"')
+	data, decoded, raw := c.forms(e)
+	if data != nil {
+		name := `,"data":`
+		if decoded {
+			name = `,"decoded":`
+		}
+		b = append(append(b, name...), data...)
+	}
+	if raw {
+		b = append(b, `,"data_base64":"`...)
 		b = base64.StdEncoding.AppendEncode(b, e.Payload)
 		b = append(b, '"')
 	}
 	b = append(b, '}', '\n')
 	c.line = b
 	return b
+}
+
+// forms returns the payload as JSON, nil where it is not shown so, whether that
+// was made of protobuf, and whether the payload's bytes are to be given. The
+// JSON is valid until the next call.
+func (c *eventEncoder) forms(e *events.Event) (data []byte, decoded, raw bool) {
+	if c.payloads == asBase64 {
+		return nil, false, true
+	}
+	if verbatim(e.Payload) {
+		return e.Payload, false, c.payloads == asBothWays
+	}
+	if c.decoded, decoded = c.appendDecoded(c.decoded[:0], e); !decoded {
+		return nil, false, true
+	}
+	return c.decoded, true, c.payloads == asBothWays
 }
 
 // source is the event's aggregate as a path of this API.
@@ -134,6 +161,8 @@ func verbatim(payload []byte) bool {
 		bytes.IndexByte(payload, '\n') < 0 && bytes.IndexByte(payload, '\r') < 0 &&
 		utf8.Valid(payload) && json.Valid(payload)
 }
+
+func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {

@@ -53,8 +53,8 @@ func TestEncode(t *testing.T) {
 		c.event.Received, c.event.Position = received, at
 		encoder := eventEncoder{schemas: schemas.NewRegistry()}
 		want := `{"id":` + strings.Replace(c.want, "RECEIVED",
-			`"received":"2026-11-23T10:00:00.123456Z","position":{"epoch":1,"partition":0,"seq":42}`, 1) + "\n"
-		if got := string(encoder.encode(&c.event)); got != want {
+			`"received":"2026-11-23T10:00:00.123456Z","position":{"epoch":1,"partition":0,"seq":42},"token":"1.0.42.x"`, 1) + "\n"
+		if got := string(encoder.encode(&c.event, events.Cursors{0: {Position: at, ID: c.event.ID}})); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
 		}
 	}
@@ -69,9 +69,9 @@ func FuzzEncode(f *testing.F) {
 	f.Add("ä\x00\"\\", "<&>", []byte("[1,2]"))
 	f.Fuzz(func(t *testing.T, id, name string, payload []byte) {
 		e := events.Event{Stream: events.Stream{Kind: events.Telemetry, ID: id}, Type: name, ID: "x", Payload: payload, Received: time.Unix(1, 0)}
-		for _, base64 := range []bool{false, true} {
-			encoder := eventEncoder{base64: base64, schemas: schemas.NewRegistry()}
-			line := encoder.encode(&e)
+		for _, form := range []payloads{asJSON64, asBase64, asBothWays} {
+			encoder := eventEncoder{payloads: form, schemas: schemas.NewRegistry()}
+			line := encoder.encode(&e, events.Cursors{0: {Position: e.Position, ID: e.ID}})
 			if bytes.IndexByte(line, '\n') != len(line)-1 || bytes.IndexByte(line, '\r') >= 0 {
 				t.Fatalf("not one line: %q", line)
 			}
@@ -82,8 +82,13 @@ func FuzzEncode(f *testing.F) {
 			if err := json.Unmarshal(line, &got); err != nil {
 				t.Fatalf("%q: %v", line, err)
 			}
-			if back := append(got.Data, got.DataBase64...); !bytes.Equal(back, payload) {
-				t.Fatalf("payload %q came back as %q", payload, back)
+			for _, back := range [][]byte{got.Data, got.DataBase64} {
+				if back != nil && !bytes.Equal(back, payload) {
+					t.Fatalf("payload %q came back as %q", payload, back)
+				}
+			}
+			if got.Data == nil && got.DataBase64 == nil || form != asJSON64 && got.DataBase64 == nil {
+				t.Fatalf("%s: payload %q did not come back: %s", form, payload, line)
 			}
 		}
 	})
@@ -93,8 +98,10 @@ func TestEncodeAllocates(t *testing.T) {
 	e := events.Event{Stream: events.Stream{Kind: events.Telemetry, ID: "car-1"}, Type: "position", ID: "x",
 		Payload: []byte(`{"time":1795428000000,"latitude":52.52,"longitude":13.40,"speed":48.5}`), Received: time.Unix(1, 0)}
 	encoder := eventEncoder{schemas: schemas.NewRegistry()}
-	encoder.encode(&e)
-	if n := testing.AllocsPerRun(100, func() { encoder.encode(&e) }); n > 3 {
+	at := events.Cursors{}
+	encode := func() { at.Advance(&e); encoder.encode(&e, at) }
+	encode()
+	if n := testing.AllocsPerRun(100, encode); n > 3 {
 		t.Errorf("%v allocations an event, want at most 3", n)
 	}
 }
@@ -104,8 +111,11 @@ func BenchmarkEncode(b *testing.B) {
 		Payload: []byte(`{"time":1795428000000,"latitude":52.52,"longitude":13.40,"speed":48.5,"heading":270}`), Received: time.Unix(1, 0)}
 	encoder := eventEncoder{schemas: schemas.NewRegistry()}
 	b.ReportAllocs()
-	b.SetBytes(int64(len(encoder.encode(&e))))
+	at := events.Cursors{}
+	at.Advance(&e)
+	b.SetBytes(int64(len(encoder.encode(&e, at))))
 	for b.Loop() {
-		encoder.encode(&e)
+		at.Advance(&e)
+		encoder.encode(&e, at)
 	}
 }

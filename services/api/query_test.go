@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -82,10 +83,10 @@ func FuzzSelection(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if s.kind == events.Credential || s.limit < 0 {
+		if slices.Contains(s.Kinds, events.Credential) || s.limit < 0 {
 			t.Fatalf("selection %+v", s)
 		}
-		if has := r.URL.Query().Has("device"); has != (s.id != "") {
+		if has := r.URL.Query().Has("device"); has != (s.ID != "") {
 			t.Fatalf("selection %+v, device given %v", s, has)
 		}
 	})

@@ -111,6 +111,7 @@ var (
 	anyToken = regexp.MustCompile(`tacho_[A-Za-z0-9_-]{43}`)
 	anyID    = regexp.MustCompile(`"id":"[A-Za-z0-9_-]{22}"`)
 	anySeq   = regexp.MustCompile(`"partition":256,"seq":\d+`) // built-in schemas come and go
+	anyMark  = regexp.MustCompile(`"token":"(\d+\.\d+\.\d+)[^"]*"`)
 	anyTime  = regexp.MustCompile(`"(added|time|received)":( ?)"20\d\d-\d\d-\d\dT[0-9:.]+Z"`)
 )
 
@@ -123,6 +124,7 @@ func plain(got reply) string {
 	}
 	body = anyToken.ReplaceAll(body, []byte("TOKEN"))
 	body = anyID.ReplaceAll(body, []byte(`"id":"ID"`))
+	body = anyMark.ReplaceAll(body, []byte(`"token":"$1.ID"`))
 	body = anySeq.ReplaceAll(body, []byte(`"partition":256,"seq":"n"`))
 	return string(anyTime.ReplaceAll(body, []byte(`"$1":$2"now"`)))
 }

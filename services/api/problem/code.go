@@ -47,6 +47,7 @@ const (
 	LogFull            Code = "log_full"               // the log takes nothing more
 	OutcomeUnknown     Code = "outcome_unknown"        // may or may not have happened
 	HistoryTruncated   Code = "history_truncated"      // asked for events that were purged
+	UnknownPosition    Code = "unknown_position"       // asked for what follows a position that the log doesn't have
 	Unavailable        Code = "unavailable"            // starting, stopping, or a part is down
 	NotReady           Code = "not_ready"              // readyz: details.waiting_for says what for
 	Internal           Code = "internal"               // a defect of ours; the log has the request id
@@ -93,7 +94,8 @@ var table = map[Code]row{
 	Timeout:            {status: 408, hint: "send the request faster, or less of it"},
 	LogFull:            {status: 503, retryAfter: 30, hint: "free disk space or raise the log's limit; keep the message and send it again"},
 	OutcomeUnknown:     {status: 504, retryAfter: 1, hint: "it may or may not have been stored: look before sending it again"},
-	HistoryTruncated:   {status: 410, hint: "older events are in ClickHouse: SELECT ... FROM tacho.events"},
+	HistoryTruncated:   {status: 410, hint: "begin with from=beginning, which is details.oldest; older events are in ClickHouse: SELECT ... FROM tacho.events"},
+	UnknownPosition:    {status: 416, hint: "begin with details.oldest, beginning or now; the log was restored or is another one, if this was a token of it"},
 	Unavailable:        {status: 503, retryAfter: 1, hint: "try again; /readyz says what is missing"},
 	NotReady:           {status: 503, retryAfter: 1, hint: "wait; details.waiting_for names what is missing"},
 	Internal:           {status: 500, hint: "this is a defect; report it with the X-Request-Id of this answer"},

@@ -15,6 +15,7 @@ func Of(err error) (p *Problem, ok bool) {
 	}
 	var conflict *events.ConflictError
 	var truncated *events.TruncatedError
+	var nowhere *events.PositionError
 	switch {
 	case errors.As(err, &conflict):
 		details := map[string]any{"stream": conflict.Stream.String()}
@@ -24,6 +25,8 @@ func Of(err error) (p *Problem, ok bool) {
 		return New(Conflict, err.Error(), details), true
 	case errors.As(err, &truncated):
 		return New(HistoryTruncated, err.Error(), map[string]any{"oldest": truncated.Oldest}), true
+	case errors.As(err, &nowhere):
+		return New(UnknownPosition, err.Error(), map[string]any{"oldest": nowhere.Oldest, "newest": nowhere.Newest}), true
 	case errors.Is(err, events.ErrTooLarge):
 		return New(PayloadTooLarge, err.Error(), nil), true
 	case errors.Is(err, events.ErrFull):

@@ -76,6 +76,7 @@ func TestOf(t *testing.T) {
 	}{
 		{fmt.Errorf("add: %w", &events.ConflictError{Actual: 9}), Conflict, true},
 		{&events.TruncatedError{}, HistoryTruncated, true},
+		{&events.PositionError{}, UnknownPosition, true},
 		{fmt.Errorf("x: %w", events.ErrTooLarge), PayloadTooLarge, true},
 		{events.ErrFull, LogFull, true},
 		{events.ErrUnknown, OutcomeUnknown, true},

@@ -131,7 +131,7 @@ func (c *DeviceWatch) Run(ctx context.Context, out *output) error {
 	if c.Device != "" {
 		subject = "tacho.presence." + events.Escape(c.Device)
 	}
-	return (&TailCommand{Data: c.Data, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
+	return (&TailCommand{Place: Place{Data: c.Data}, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
 }
 
 // DeviceRemove is tacho device remove.

@@ -314,5 +314,5 @@ func (c *ShadowWatch) Run(ctx context.Context, out *output) error {
 			subject += "." + events.Escape(c.Name)
 		}
 	}
-	return (&TailCommand{Data: c.Data, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
+	return (&TailCommand{Place: Place{Data: c.Data}, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
 }

@@ -18,9 +18,10 @@ import (
 
 // TailCommand is tacho tail.
 type TailCommand struct {
-	Data    string `help:"Data folder of the running node." default:"data" type:"path" placeholder:"DIR"`
+	Place
 	Subject string `arg:"" optional:"" default:"tacho.>" help:"Public subject, such as tacho.telemetry.car-1.> (${default})."`
 	Count   uint   `help:"End after so many events." short:"n" placeholder:"N"`
+	From    string `help:"Begin with history: beginning, now, a time (RFC 3339), or after an event's token; over HTTP, and no event is missed when the connection is lost." env:"TACHO_TAIL_FROM" placeholder:"PLACE"`
 	JSON    bool   `help:"Print one JSON object a line." name:"json"`
 }
 
@@ -45,15 +46,17 @@ func (c *TailCommand) Run(ctx context.Context, out *output) error {
 	if c.Subject != "tacho" && !strings.HasPrefix(c.Subject, "tacho.") || strings.ContainsAny(c.Subject, " \t\r\n") {
 		return failed(exitUsage, "subjects are in events/DESIGN.md; such as tacho.telemetry.*.position", "tail %s: public subjects begin with tacho.", c.Subject)
 	}
-	place := Place{Data: c.Data}
-	a, err := place.addresses()
+	if c.From != "" || c.URL != "" {
+		return c.runFrom(ctx, out)
+	}
+	a, err := c.addresses()
 	if err != nil {
 		return err
 	}
 	if a.NATS == "" || a.NATSUser == "" {
 		return failed(exitUnreachable, "ask the NATS server that the node uses", "tail %s: the node of %s has no listening user", c.Subject, c.Data)
 	}
-	password, err := place.secret("password of the listener", a.NATSPasswordFile)
+	password, err := c.secret("password of the listener", a.NATSPasswordFile)
 	if err != nil {
 		return err
 	}

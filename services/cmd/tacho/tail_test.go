@@ -51,3 +51,30 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 }
+
+// A public subject says which events of history are asked for.
+func TestSelectionOf(t *testing.T) {
+	for subject, want := range map[string]string{
+		"tacho.>":                       "kind=all",
+		"tacho.*.>":                     "kind=all",
+		"tacho.*.car-1.>":               "device=car-1&kind=all",
+		"tacho.telemetry.>":             "kind=telemetry",
+		"tacho.telemetry.=C3=A4=20b.>":  "device=%C3%A4+b&kind=telemetry",
+		"tacho.telemetry.*.position":    "kind=telemetry&type=position",
+		"tacho.telemetry.car-1.*":       "device=car-1&kind=telemetry",
+		"tacho.dead.car-1.position":     "device=car-1&kind=dead&type=position",
+		"tacho.registry.car-1":          "device=car-1&kind=registry",
+		"tacho.registry.*":              "kind=registry",
+		"tacho.telemetry.car-1":         "",
+		"tacho.telemetry.car-1.p.x":     "",
+		"tacho.shadow.car-1.config":     "",
+		"tacho.telemetry..position":     "",
+		"tacho.telemetry.car>.position": "",
+		"tacho.telemetry.=zz.position":  "",
+	} {
+		query, err := selectionOf(subject)
+		if (err != nil) != (want == "") || err == nil && query.Encode() != want {
+			t.Errorf("%s: %s, %v; want %s", subject, query.Encode(), err, want)
+		}
+	}
+}

@@ -1,0 +1,50 @@
+package memlog
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// Locate implements events.Log.
+func (l *Log) Locate(_ context.Context, partition uint16, from events.From) (events.Cursor, error) {
+	if err := l.opts.Fault("locate"); err != nil {
+		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
+	}
+	l.mu.Lock()
+	evs := l.partitions[partition]
+	l.mu.Unlock()
+	c, err := from.Locate(locator{partition, evs})
+	if err != nil {
+		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
+	}
+	return c, nil
+}
+
+type locator struct {
+	partition uint16
+	evs       []events.Event // immutable, as far as it goes
+}
+
+// Bounds implements events.Locator.
+func (l locator) Bounds() (oldest, newest events.Position, err error) {
+	at := func(seq int) events.Position {
+		return events.Position{Epoch: 1, Partition: l.partition, Seq: uint64(seq)}
+	}
+	return at(1), at(len(l.evs)), nil
+}
+
+// Since implements events.Locator.
+func (l locator) Since(at time.Time) (seq uint64, ok bool, err error) {
+	for i := range l.evs {
+		if !l.evs[i].Received.Before(at) {
+			return uint64(i + 1), true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// ID implements events.Locator.
+func (l locator) ID(seq uint64) (string, error) { return l.evs[seq-1].ID, nil }
