@@ -1,6 +1,7 @@
 package columnar
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -188,7 +189,9 @@ func goColumn[T any](c arrow.Array, nullable bool, value func(int) T) any {
 }
 
 // BenchmarkWriter is the whole way from a log in memory to two tables: read,
-// decode, insert, checkpoint.
+// decode, insert, checkpoint; with roll-ups (rate: until they are complete, the
+// pause before a pass included) and without. 6 samples fall into a minute of a
+// device.
 func BenchmarkWriter(b *testing.B) {
 	bb := newBench(b)
 	s, _ := bb.catalog.Schemas().Current("position")
@@ -202,23 +205,44 @@ func BenchmarkWriter(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	bb.age = 400 * time.Millisecond
-	m, messages := bb.meter(b), 0
-	for b.Loop() {
-		b.StopTimer()
-		for _, table := range []string{"events", "position", "checkpoints"} {
-			bb.exec("TRUNCATE TABLE IF EXISTS tacho." + table)
-		}
-		b.StartTimer()
-		w, stop := bb.start(0, nil)
-		bb.await(w)
-		if err := stop(); err != nil {
-			b.Fatal(err)
-		}
-		messages += n
+	for _, rolled := range []bool{false, true} {
+		b.Run(fmt.Sprintf("rollups=%t", rolled), func(b *testing.B) {
+			var m *meter
+			messages := 0
+			for b.Loop() {
+				b.StopTimer()
+				for _, table := range []string{"events", "position", "checkpoints", "_position_1m", "_position_1h"} {
+					bb.exec("TRUNCATE TABLE IF EXISTS tacho." + table)
+				}
+				cfg := Config{Log: bb.log, Catalog: bb.catalog, Server: bb.server, RollUpEvery: time.Hour}
+				if rolled {
+					cfg.RollUpEvery = 0 // as usual
+				}
+				b.StartTimer()
+				if m == nil {
+					m = bb.meter(b)
+				}
+				w, err := New(cfg)
+				if err != nil {
+					b.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(b.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- w.Run(ctx) }()
+				bb.await(w)
+				if rolled {
+					bb.awaitRollUps()
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					b.Fatal(err)
+				}
+				messages += n
+			}
+			m.report(messages, "message")
+			bb.judge(0, n, n)
+		})
 	}
-	m.report(messages, "message")
-	bb.judge(0, n, n)
 }
 
 // BenchmarkBuild is the writer's own share: payload to sealed columns.

@@ -9,9 +9,9 @@ import (
 	"github.com/tachograph/tachograph/schemas"
 )
 
-// Keep says for how long rows are kept: samples and events from their arrival (a
-// device's clock must not decide what is kept), roll-ups by the time of their
-// bucket. Samples are kept for as long from their insertion as well: those of a
+// Keep says for how long rows are kept from their arrival (a device's clock must
+// not decide what is kept), roll-ups from the arrival of their bucket's newest
+// sample. Samples are kept for as long from their insertion as well: those of a
 // backlog or a replay must not expire before they are rolled up. 0 is for ever.
 type Keep struct {
 	Samples, Events, Minutes, Hours time.Duration
@@ -49,7 +49,7 @@ func (w *Writer) ensureAllKept(ctx context.Context, s *schemas.Schema) error {
 		return err
 	}
 	for i, keep := range []time.Duration{w.cfg.Keep.Minutes, w.cfg.Keep.Hours} {
-		if err := w.ensureKept(ctx, resolutions[i].table(s), "toDateTime(time)", keep); err != nil {
+		if err := w.ensureKept(ctx, resolutions[i].table(s), "_received", keep); err != nil {
 			return err
 		}
 	}

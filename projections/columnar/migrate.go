@@ -107,10 +107,10 @@ func Migrate(ctx context.Context, s Server) error {
 		return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
 	}
 	for _, t := range []table{
-		{"events", "every event of the log", byPosition, eventColumns, true},
-		{"dead_letters", "what could not be read", byArrival, deadColumns, true},
-		{"checkpoints", "how far each table is", bySeq, checkpointColumns, false},
-		{writersTable, "who may insert", byTerm, writerColumns, false},
+		{"events", "every event of the log", byPosition, eventColumns, "_seq"},
+		{"dead_letters", "what could not be read", byArrival, deadColumns, "_seq"},
+		{"checkpoints", "how far each table is", bySeq, checkpointColumns, ""},
+		{writersTable, "who may insert", byTerm, writerColumns, ""},
 	} {
 		if err := t.ensure(ctx, conn, s.Name()); err != nil {
 			return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
@@ -125,7 +125,7 @@ func ensureTable(ctx context.Context, conn clickhouse.Conn, db string, s *schema
 	if schemas.ValidName(s.Name()) == nil { // facts are kept
 		columns = append(columns, storedColumn)
 	}
-	t := table{s.Name(), s.Description(), byTime, columns, true}
+	t := table{s.Name(), s.Description(), byTime, columns, "_seq"}
 	return t.ensure(ctx, conn, db)
 }
 
@@ -138,7 +138,7 @@ func tableColumns(s *schemas.Schema) []schemas.Column {
 type table struct {
 	name, comment, engine string
 	columns               []schemas.Column
-	positioned            bool // has _seq
+	indexed               string // by what, beside the order; "" for nothing
 }
 
 func (t *table) create(db string) string {
@@ -146,8 +146,8 @@ func (t *table) create(db string) string {
 	for _, c := range t.columns {
 		defs = append(defs, definition(c))
 	}
-	if t.positioned {
-		defs = append(defs, "INDEX seqs _seq TYPE minmax GRANULARITY 1")
+	if t.indexed != "" {
+		defs = append(defs, fmt.Sprintf("INDEX seqs %s TYPE minmax GRANULARITY 1", quote(t.indexed)))
 	}
 	return fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s.%s (%s) ENGINE = %s COMMENT %s",
 		quote(db), quote(t.name), strings.Join(defs, ", "), t.engine, text(t.comment))

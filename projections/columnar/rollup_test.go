@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tachograph/tachograph/schemas"
 )
 
 // A bucket is what a roll-up must say, computed sample by sample.
@@ -208,6 +210,36 @@ func TestRollUpsOutliveSamples(t *testing.T) {
 	}
 	s.settle(w)
 	s.judge()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRollUpsOfWholeNumbers: integers are as they were beyond 2^53, in a column
+// that gets wider, in one that comes later, and at times before 1970; of two
+// samples at the same time the later in the log is the last.
+func TestRollUpsOfWholeNumbers(t *testing.T) {
+	s := &rollUpSite{bench: newBench(t)}
+	w, stop := s.rolledWriter(nil)
+	add := func(fields string) {
+		t.Helper()
+		src := schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; import "google/protobuf/timestamp.proto"; message Meter { google.protobuf.Timestamp time = 1; ` + fields + ` }`}
+		if _, _, err := s.catalog.Add(t.Context(), "meter", src); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("optional uint32 turns = 2; optional uint64 total = 3;")
+	s.send("car", "meter", `{"time":"2024-01-01T00:00:01Z","turns":4294967295,"total":"18446744073709551615"}`)
+	s.send("car", "meter", `{"time":"2024-01-01T00:00:01Z","turns":7,"total":"18446744073709551614"}`)
+	s.settle(w)
+	add("optional int64 turns = 2; optional uint64 total = 3; optional double level = 4;")
+	s.send("car", "meter", `{"time":"2024-01-01T00:00:00.5Z","turns":"-9007199254740993","level":-0.25}`)
+	s.send("car", "meter", `{"time":"1950-05-01T00:00:59Z","turns":"9223372036854775807"}`)
+	s.settle(w)
+	s.expect("SELECT toString(time), turns_count, turns_min, turns_max, turns_last, toString(turns_last_time), total_max, total_last, total_avg, level_last FROM tacho.meter_1m_wide ORDER BY time",
+		"('1950-05-01 00:00:00',1,9223372036854775807,9223372036854775807,9223372036854775807,'1950-05-01 00:00:59.000000',NULL,NULL,NULL,NULL) "+
+			"('2024-01-01 00:00:00',3,-9007199254740993,4294967295,7,'2024-01-01 00:00:01.000000',18446744073709551615,18446744073709551614,18446744073709552000,-0.25)")
+	s.expect("SELECT signal, count, min, max, avg, last FROM tacho.meter_1h WHERE device = 'car' AND time > '2000-01-01' AND signal = 'level'", "('level',1,-0.25,-0.25,-0.25,-0.25)")
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,12 +14,15 @@ type View struct {
 	Needs         []string // message types whose tables must be there first
 }
 
-// ensureView makes a view, in place of one of an older release.
+// sql makes the view, in place of one of an older release.
+func (v View) sql(database string) string {
+	db := quote(database)
+	return fmt.Sprintf("CREATE OR REPLACE VIEW %s.%s AS %s COMMENT %s", db, quote(v.Name), strings.ReplaceAll(v.Query, "{db}", db), text(v.Comment))
+}
+
 func (w *Writer) ensureView(ctx context.Context, v View) error {
 	return w.persist(ctx, "ensure "+v.Name, func() error {
-		db := quote(w.cfg.Server.Name())
-		query := fmt.Sprintf("CREATE OR REPLACE VIEW %s.%s AS %s COMMENT %s", db, quote(v.Name), strings.ReplaceAll(v.Query, "{db}", db), text(v.Comment))
-		if err := w.conn.Exec(ctx, query); err != nil {
+		if err := w.conn.Exec(ctx, v.sql(w.cfg.Server.Name())); err != nil {
 			return fmt.Errorf("create view %s: %w", v.Name, err)
 		}
 		return nil
