@@ -14,7 +14,7 @@ import (
 	"github.com/tachograph/tachograph/events/jetlog"
 )
 
-func startNATS(t *testing.T, dir string, port int) *server.Server {
+func startNATS(t testing.TB, dir string, port int) *server.Server {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true})
 	if err != nil {
@@ -27,7 +27,7 @@ func startNATS(t *testing.T, dir string, port int) *server.Server {
 	return s
 }
 
-func connectNATS(t *testing.T, s *server.Server) *nats.Conn {
+func connectNATS(t testing.TB, s *server.Server) *nats.Conn {
 	t.Helper()
 	nc, err := nats.Connect(s.ClientURL(), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	if err != nil {
