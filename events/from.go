@@ -38,8 +38,8 @@ func After(last Cursor) From { return From{mode: fromAfter, last: last} }
 
 // Locator is the part of a log that From needs; logs call Locate with it.
 type Locator interface {
-	// Bounds returns the oldest event kept and the newest. An empty log has
-	// none of both: then oldest is the position after newest.
+	// Bounds returns the first position that was not purged and the newest that
+	// was given out.
 	Bounds() (oldest, newest Position, err error)
 
 	// Since returns the first event that arrived at a moment or later; false
@@ -62,7 +62,7 @@ func (f From) Locate(l Locator) (Cursor, error) {
 	last := newest.Seq
 	switch f.mode {
 	case fromBeginning:
-		return Cursor{Position: Position{Epoch: newest.Epoch, Partition: newest.Partition}}, nil
+		last = 0
 	case fromSince:
 		seq, ok, err := l.Since(f.at)
 		if err != nil {
@@ -77,12 +77,13 @@ func (f From) Locate(l Locator) (Cursor, error) {
 			return Cursor{}, nowhere(fmt.Sprintf("the log is of epoch %d", newest.Epoch))
 		case at.Seq > newest.Seq:
 			return Cursor{}, nowhere("it is beyond the end")
-		case at.Seq != 0 && at.Seq+1 < oldest.Seq:
+		case at.Seq+1 < oldest.Seq:
 			return Cursor{}, &TruncatedError{Asked: at, Oldest: oldest}
 		default:
 			last = at.Seq
 		}
 	}
+	last = max(last, oldest.Seq-min(oldest.Seq, 1)) // what was purged cannot be begun with
 	c := Cursor{Position: Position{Epoch: newest.Epoch, Partition: newest.Partition, Seq: last}}
 	if last == 0 || last < oldest.Seq {
 		return c, nil

@@ -30,17 +30,20 @@ type Log interface {
 	Enqueue(ctx context.Context, e Event, done func(error)) error
 
 	// Read yields the events of one stream up to and including upTo (Latest:
-	// all there are now), oldest first.
+	// all there are now), oldest first. It yields *TruncatedError when the
+	// partition was purged: what is left of the stream may not be all of it.
 	Read(ctx context.Context, s Stream, upTo Position) iter.Seq2[Event, error]
 
-	// ReadAfter yields what Read does, but only what comes after a position.
+	// ReadAfter yields what Read does, but only what comes after a position:
+	// *TruncatedError when events after that were purged.
 	ReadAfter(ctx context.Context, s Stream, after, upTo Position) iter.Seq2[Event, error]
 
 	// Follow yields every event of a partition after the cursor, oldest first,
 	// and goes on with new ones until ctx ends (then the sequence just ends). It
 	// yields an error once and stops: ErrDiverged when the event at the cursor is
 	// not the one it names or the log is shorter, *TruncatedError when events
-	// after the cursor were already purged. Lost connections are mended inside.
+	// after the cursor were already purged; the zero Cursor asks for all that
+	// ever was. Lost connections are mended inside.
 	Follow(ctx context.Context, partition uint16, after Cursor) iter.Seq2[Event, error]
 
 	// Select yields of what Follow does the events that a filter wants. It is
@@ -56,6 +59,9 @@ type Log interface {
 
 	// Tail returns the newest event's position; Seq 0 when there is none yet.
 	Tail(ctx context.Context, partition uint16) (Position, error)
+
+	// Bounds returns what a partition holds.
+	Bounds(ctx context.Context, partition uint16) (Bounds, error)
 
 	// Partitions lists all partitions of the log, ascending: telemetry first,
 	// then control, then dead letters.

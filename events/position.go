@@ -32,7 +32,8 @@ func (p Position) String() string {
 // position: after a power failure a log may be shorter than what a reader has
 // seen, and use its sequences again (DESIGN.md, "Positions").
 //
-// The zero Cursor means: from the beginning.
+// The zero Cursor means: from the beginning. A cursor without an id is not
+// guarded; it is for who begins at Bounds.
 type Cursor struct {
 	Position Position `json:"position"`
 	ID       string   `json:"id"`

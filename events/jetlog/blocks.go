@@ -1,11 +1,11 @@
 package jetlog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -23,6 +23,7 @@ type blockFiles struct {
 	stream        string
 	before, after func(stream string, files []string)
 	count         atomic.Uint64
+	changing      atomic.Int32 // purges and erasures under way: files are replaced and removed
 
 	mu     sync.Mutex
 	newest uint64
@@ -30,17 +31,14 @@ type blockFiles struct {
 }
 
 func openBlockFiles(cfg Config, stream string) (*blockFiles, error) {
-	dir := filepath.Join(cfg.StoreDir, "jetstream", cfg.Account, "streams", stream, "msgs")
-	entries, err := os.ReadDir(dir)
+	dir := cfg.blockDir(stream)
+	blocks, err := listBlocks(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find the block files of %s (is the server on this host, with this store directory and account?): %w", stream, err)
 	}
 	b := &blockFiles{dir: dir, stream: stream, before: cfg.BeforeSync, after: cfg.AfterSync}
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".blk")
-		if n, err := strconv.ParseUint(name, 10, 64); ok && err == nil && n > b.newest {
-			b.newest = n
-		}
+	if len(blocks) > 0 {
+		b.newest = blocks[len(blocks)-1]
 	}
 	// The way to the blocks must survive as well: the stream's own files and
 	// every directory up to the one that holds the store's name, once.
@@ -59,6 +57,9 @@ func openBlockFiles(cfg Config, stream string) (*blockFiles, error) {
 func (b *blockFiles) sync() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.changing.Load() > 0 || b.replaced() {
+		return b.syncChanged()
+	}
 	if b.file == nil {
 		if err := b.open(max(b.newest, 1)); err != nil {
 			return err
@@ -91,6 +92,56 @@ func (b *blockFiles) sync() error {
 		if err := b.open(b.newest + 1); err != nil {
 			return err
 		}
+	}
+	if b.after != nil {
+		b.after(b.stream, files)
+	}
+	return nil
+}
+
+// replaced tells whether the newest block known is another file now, or gone:
+// the server rewrites a block to erase a message of it, and removes it when it is
+// empty. What is written from then on is in the new file.
+func (b *blockFiles) replaced() bool {
+	if b.file == nil {
+		return false
+	}
+	now, err := os.Stat(b.path(b.newest))
+	if err != nil {
+		return true
+	}
+	ours, err := b.file.Stat()
+	return err != nil || !os.SameFile(now, ours)
+}
+
+// syncChanged syncs every block from the newest known on, and their directory,
+// in which some may have new names.
+func (b *blockFiles) syncChanged() error {
+	blocks, err := listBlocks(b.dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", b.stream, err)
+	}
+	var files []string
+	for _, n := range blocks {
+		if n < b.newest {
+			continue
+		}
+		switch err := b.open(n); {
+		case errors.Is(err, os.ErrNotExist):
+			continue // emptied since
+		case err != nil:
+			return err
+		}
+		if files = append(files, b.file.Name()); b.before != nil {
+			b.before(b.stream, files[len(files)-1:])
+		}
+		if err := b.file.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %w", b.file.Name(), err)
+		}
+		b.count.Add(1)
+	}
+	if err := syncPath(b.dir); err != nil {
+		return fmt.Errorf("sync %s: %w", b.stream, err)
 	}
 	if b.after != nil {
 		b.after(b.stream, files)

@@ -40,14 +40,11 @@ type locator struct {
 
 // Bounds implements events.Locator.
 func (l *locator) Bounds() (oldest, newest events.Position, err error) {
-	state := l.stream.CachedInfo().State
+	info := l.stream.CachedInfo()
 	at := func(seq uint64) events.Position {
 		return events.Position{Epoch: l.epoch, Partition: l.partition, Seq: seq}
 	}
-	if state.Msgs == 0 {
-		return at(state.LastSeq + 1), at(state.LastSeq), nil
-	}
-	return at(state.FirstSeq), at(state.LastSeq), nil
+	return at(oldestOf(info)), at(info.State.LastSeq), nil
 }
 
 // Since implements events.Locator by the stream's own time stamps, which its

@@ -20,6 +20,8 @@ type Log struct {
 	syncs  map[uint16]*blockFiles // Disk on this host only
 	groups []*committer           // one per telemetry partition
 
+	beginnings sync.Mutex // held while what is said of a stream's beginning changes
+
 	closing sync.Once
 	closed  chan struct{}
 	err     error

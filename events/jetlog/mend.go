@@ -110,18 +110,18 @@ func (c *committer) lookFor(b *batch, missing []int) ([]int, error) {
 	if _, err := c.l.cfg.Publish.RequestMsgWithContext(ctx, barrier); err != nil {
 		return nil, fmt.Errorf("barrier: %w", err)
 	}
-	tail, err := c.l.Tail(ctx, c.partition)
+	bounds, err := c.l.Bounds(ctx, c.partition)
 	if err != nil {
 		return nil, err
 	}
 	there := map[string]int{}
-	if tail.Seq > c.confirmed {
+	if bounds.Newest.Seq > c.confirmed {
 		for e, err := range c.l.scan(ctx, c.partition, c.confirmed+1, nil, pullMessages) {
 			if err != nil {
 				return nil, err
 			}
 			there[e.Stream.ID+"\x00"+e.ID]++
-			if e.Position.Seq >= tail.Seq {
+			if e.Position.Seq >= bounds.Newest.Seq {
 				break
 			}
 		}

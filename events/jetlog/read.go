@@ -31,6 +31,13 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			fail(err)
 			return
 		}
+		if oldest := oldestOf(stream.CachedInfo()); after.Seq+1 < oldest {
+			at := events.Position{Epoch: l.epochs[partition], Partition: partition}
+			asked := at
+			at.Seq, asked.Seq = oldest, after.Seq
+			fail(&events.TruncatedError{Asked: asked, Oldest: at})
+			return
+		}
 		consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 			FilterSubjects: []string{s.Filter()},
 			DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,

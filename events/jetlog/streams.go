@@ -32,6 +32,8 @@ func streamName(partition uint16) string {
 const (
 	metaEpoch      = "tacho-epoch"
 	metaPartitions = "tacho-partitions"
+	metaPurged     = "tacho-purged"    // the newest sequence that was purged
+	metaForgotten  = "tacho-forgotten" // what is missing at the beginning, below this sequence, was forgotten, not purged
 )
 
 func (l *Log) streamConfig(partition uint16) jetstream.StreamConfig {

@@ -14,9 +14,9 @@ func (l *Log) Locate(_ context.Context, partition uint16, from events.From) (eve
 		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
 	}
 	l.mu.Lock()
-	evs := l.partitions[partition]
+	evs, purged := l.partitions[partition], l.purged[partition]
 	l.mu.Unlock()
-	c, err := from.Locate(locator{partition, evs})
+	c, err := from.Locate(locator{partition, evs, purged})
 	if err != nil {
 		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
 	}
@@ -26,14 +26,15 @@ func (l *Log) Locate(_ context.Context, partition uint16, from events.From) (eve
 type locator struct {
 	partition uint16
 	evs       []events.Event // immutable, as far as it goes
+	purged    uint64
 }
 
 // Bounds implements events.Locator.
 func (l locator) Bounds() (oldest, newest events.Position, err error) {
-	at := func(seq int) events.Position {
-		return events.Position{Epoch: 1, Partition: l.partition, Seq: uint64(seq)}
+	at := func(seq uint64) events.Position {
+		return events.Position{Epoch: 1, Partition: l.partition, Seq: seq}
 	}
-	return at(1), at(len(l.evs)), nil
+	return at(l.purged + 1), at(uint64(len(l.evs))), nil
 }
 
 // Since implements events.Locator.

@@ -32,7 +32,9 @@ type Log struct {
 
 	mu         sync.Mutex
 	partitions map[uint16][]events.Event
-	changed    chan struct{} // closed and replaced when something is appended
+	changed    chan struct{}              // closed and replaced when something is appended
+	purged     map[uint16]uint64          // up to and with this sequence
+	erased     map[uint16]map[uint64]bool // sequences
 	closed     bool
 	callbacks  sync.WaitGroup
 	queue      chan func()
@@ -54,7 +56,7 @@ func New(opts Options) *Log {
 	if opts.Fault == nil {
 		opts.Fault = func(string) error { return nil }
 	}
-	l := &Log{opts: opts, partitions: map[uint16][]events.Event{}, changed: make(chan struct{}), queue: make(chan func(), 4096)}
+	l := &Log{opts: opts, partitions: map[uint16][]events.Event{}, purged: map[uint16]uint64{}, erased: map[uint16]map[uint64]bool{}, changed: make(chan struct{}), queue: make(chan func(), 4096)}
 	l.callbacks.Add(1)
 	go func() {
 		defer l.callbacks.Done()
@@ -151,7 +153,7 @@ func (l *Log) store(e events.Event) events.Position {
 func (l *Log) lastOf(s events.Stream) uint64 {
 	evs := l.partitions[s.PartitionIn(l.opts.Partitions)]
 	for i := len(evs) - 1; i >= 0; i-- {
-		if evs[i].Stream == s {
+		if evs[i].Stream == s && l.has(evs[i].Position) {
 			return evs[i].Position.Seq
 		}
 	}
@@ -171,11 +173,19 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			return
 		}
 		l.mu.Lock()
-		evs := l.partitions[s.PartitionIn(l.opts.Partitions)]
+		partition := s.PartitionIn(l.opts.Partitions)
+		evs, truncated := l.partitions[partition], l.truncated(partition, after.Seq)
 		l.mu.Unlock()
+		if truncated != nil {
+			yield(events.Event{}, fmt.Errorf("read %s: %w", s, truncated))
+			return
+		}
 		for _, e := range evs[min(after.Seq, uint64(len(evs))):] { // events are immutable and the slice only grows
 			if e.Position.Seq > upTo.Seq || ctx.Err() != nil {
 				return
+			}
+			if !l.holds(e.Position) {
+				continue
 			}
 			if (e.Stream == s || s.Kind == events.DeadLetter && s.Name == "" && e.Stream.ID == s.ID) && !yield(e, nil) {
 				return
@@ -194,9 +204,14 @@ func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor,
 	return func(yield func(events.Event, error) bool) {
 		next := after.Position.Seq
 		l.mu.Lock()
-		evs := l.partitions[partition]
+		evs, truncated := l.partitions[partition], l.truncated(partition, next)
+		gone := next > 0 && next <= uint64(len(evs)) && !l.has(evs[next-1].Position)
 		l.mu.Unlock()
-		if next > uint64(len(evs)) || next > 0 && (after.Position.Epoch != 1 || evs[next-1].ID != after.ID) {
+		if truncated != nil {
+			yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, truncated))
+			return
+		}
+		if next > uint64(len(evs)) || next > 0 && (after.Position.Epoch != 1 || !gone && after.ID != "" && evs[next-1].ID != after.ID) {
 			yield(events.Event{}, fmt.Errorf("follow partition %d after %s: %w", partition, after.Position, events.ErrDiverged))
 			return
 		}
@@ -211,6 +226,9 @@ func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor,
 				if err := l.opts.Fault("follow"); err != nil {
 					yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, err))
 					return
+				}
+				if !l.holds(evs[next].Position) {
+					continue
 				}
 				if only.Matches(&evs[next]) && !yield(evs[next], nil) {
 					return

@@ -123,11 +123,11 @@ func (r *reader) watch(ctx context.Context, stop context.CancelFunc) {
 		case <-tick.C:
 		}
 		seen := r.seen.Load()
-		tail, err := r.cfg.Log.Tail(ctx, r.cfg.Partition)
+		bounds, err := r.cfg.Log.Bounds(ctx, r.cfg.Partition)
 		at := r.at.Load()
-		behind := err == nil && tail.Seq > at && seen == before && !r.blocked.Load()
+		behind := err == nil && bounds.Newest.Seq > at && seen == before && !r.blocked.Load()
 		if behind && owed {
-			r.cfg.Logger.Warn("the log brings nothing though it has more; reading anew", "partition", r.cfg.Partition, "position", at, "tail", tail.Seq)
+			r.cfg.Logger.Warn("the log brings nothing though it has more; reading anew", "partition", r.cfg.Partition, "position", at, "tail", bounds.Newest.Seq)
 			stop()
 			return
 		}

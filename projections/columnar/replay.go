@@ -62,6 +62,9 @@ func (r *Replay) Build(ctx context.Context, dry bool) ([]TableReport, error) {
 		return nil, err
 	}
 	defer conn.Close()
+	if err := r.readable(ctx, conn, phaseBuilding); err != nil {
+		return nil, err
+	}
 	if err := r.begin(ctx, conn); err != nil {
 		return nil, err
 	}
@@ -118,12 +121,58 @@ func (r *Replay) Undo(ctx context.Context) error {
 	if phase != phaseBefore {
 		return ErrNothingToUndo
 	}
+	if err := r.readable(ctx, conn, phaseBefore); err != nil {
+		return err
+	}
 	resume, err := r.Pause(ctx)
 	if err != nil {
 		return err
 	}
 	defer resume()
 	return r.exchange(ctx, conn)
+}
+
+// Check tells whether a replay could read all that it needs.
+//
+// Errors: *events.TruncatedError when the log was purged beyond.
+func (r *Replay) Check(ctx context.Context) error {
+	conn, err := r.Writer.Server.Open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return r.readable(ctx, conn, phaseBuilding)
+}
+
+// readable tells whether the log has what the other database lacks: everything,
+// unless it is in the phase from which it would go on.
+func (r *Replay) readable(ctx context.Context, conn clickhouse.Conn, from string) error {
+	for _, partition := range r.Partitions {
+		bounds, err := r.Writer.Log.Bounds(ctx, partition)
+		if err != nil {
+			return fmt.Errorf("look whether the log can be replayed: %w", err)
+		}
+		if bounds.Oldest.Seq == 1 {
+			continue
+		}
+		at := events.Position{Epoch: bounds.Oldest.Epoch, Partition: partition}
+		phase, err := r.phase(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if phase == from {
+			c, err := readCheckpoint(ctx, conn, r.otherName(), partition)
+			if err != nil {
+				return err
+			}
+			at.Seq = c.Position.Seq
+		}
+		if at.Seq+1 < bounds.Oldest.Seq {
+			return fmt.Errorf("the tables cannot be built from a log that was purged (remedy: refill a log from the archive and replay that): %w",
+				&events.TruncatedError{Asked: at, Oldest: bounds.Oldest})
+		}
+	}
+	return nil
 }
 
 func (r *Replay) exchange(ctx context.Context, conn clickhouse.Conn) error {
@@ -254,7 +303,8 @@ func (r *Replay) catchUp(ctx context.Context, writers []*Writer, ended *ending, 
 				reached = reached && s.Position.Seq+near > s.Tail && (s.CaughtUp || s.Tail == 0 || s.Position.Seq > 0)
 			}
 			for _, g := range goal {
-				reached = reached && (g.Partition != s.Partition || !before(s.Position, g))
+				// The event at g may have been forgotten, and be the newest.
+				reached = reached && (g.Partition != s.Partition || !before(s.Position, g) || s.CaughtUp && s.Lag == 0 && (s.Position.Seq > 0 || s.Tail == 0))
 			}
 		}
 		if began.IsZero() && done > 0 {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/tachograph/tachograph/events"
 )
 
@@ -19,15 +21,10 @@ func (w *Writer) resume(ctx context.Context) error {
 		if err := w.claim(ctx, true); err != nil {
 			return err
 		}
-		var c events.Cursor
-		c.Position.Partition = w.cfg.Partition
-		row := w.conn.QueryRow(ctx, fmt.Sprintf(
-			"SELECT epoch, seq, id FROM %s WHERE partition = ? AND table = 'events' ORDER BY epoch DESC, seq DESC LIMIT 1",
-			w.table("checkpoints")), w.cfg.Partition)
-		if err := row.Scan(&c.Position.Epoch, &c.Position.Seq, &c.ID); err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("read checkpoint: %w", err)
+		var err error
+		if w.checkpoint, err = readCheckpoint(ctx, w.conn, w.cfg.Server.Name(), w.cfg.Partition); err != nil {
+			return err
 		}
-		w.checkpoint = c
 		if err := w.findBeyond(ctx); err != nil {
 			return err
 		}
@@ -44,6 +41,29 @@ func (w *Writer) resume(ctx context.Context) error {
 	w.status.Position, w.status.LastError = w.checkpoint.Position, ""
 	w.status.Resumed, w.status.CaughtUp = true, true // as far as what it reads next shows
 	return nil
+}
+
+// readCheckpoint returns up to where all tables of a database have a partition.
+func readCheckpoint(ctx context.Context, conn clickhouse.Conn, db string, partition uint16) (c events.Cursor, err error) {
+	c.Position.Partition = partition
+	row := conn.QueryRow(ctx, fmt.Sprintf(
+		"SELECT epoch, seq, id FROM %s.checkpoints WHERE partition = ? AND table = 'events' ORDER BY epoch DESC, seq DESC LIMIT 1", quote(db)), partition)
+	if err := row.Scan(&c.Position.Epoch, &c.Position.Seq, &c.ID); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return c, fmt.Errorf("read checkpoint: %w", err)
+	}
+	return c, nil
+}
+
+// Reached returns the position up to which tacho.events and all other tables
+// have a partition; a writer goes on there after a restart.
+func Reached(ctx context.Context, s Server, partition uint16) (events.Position, error) {
+	conn, err := s.Open()
+	if err != nil {
+		return events.Position{}, err
+	}
+	defer conn.Close()
+	c, err := readCheckpoint(ctx, conn, s.Name(), partition)
+	return c.Position, err
 }
 
 // doubt is what follows any unknown outcome: nothing sent so far may still

@@ -80,12 +80,12 @@ func (w *Writer) Name() string { return "columnar" }
 func (w *Writer) Status() projections.Status {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	tail, err := w.cfg.Log.Tail(ctx, w.cfg.Partition)
+	bounds, err := w.cfg.Log.Bounds(ctx, w.cfg.Partition)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.status
 	if err == nil {
-		s.Tail = tail.Seq
+		s.Tail = bounds.Newest.Seq
 	}
 	if s.Tail > s.Position.Seq {
 		s.Lag = s.Tail - s.Position.Seq
@@ -131,6 +131,10 @@ func (w *Writer) Run(ctx context.Context) error {
 	err := w.write(ctx, read)
 	stop()
 	<-ended
+	var truncated *events.TruncatedError
+	if errors.As(err, &truncated) {
+		err = fmt.Errorf("the log was purged before it was written (remedy: refill it from the archive, or restore a backup of the tables): %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
 	}

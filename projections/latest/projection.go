@@ -117,12 +117,12 @@ func (p *Projection) Name() string { return "latest" }
 func (p *Projection) Status() projections.Status {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	tail, err := p.cfg.Log.Tail(ctx, p.cfg.Partition)
+	bounds, err := p.cfg.Log.Bounds(ctx, p.cfg.Partition)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
 	if err == nil {
-		s.Tail = tail.Seq
+		s.Tail = bounds.Newest.Seq
 	}
 	if s.Tail > s.Position.Seq {
 		s.Lag = s.Tail - s.Position.Seq
@@ -179,7 +179,7 @@ func (p *Projection) end(ctx context.Context, err error) error {
 	var truncated *events.TruncatedError
 	switch {
 	case errors.As(err, &truncated):
-		err = fmt.Errorf("the log was purged before it was folded (remedy: refill it from the archive, tacho.events, then start again): %w", err)
+		err = fmt.Errorf("the log was purged before it was folded (remedy: refill it from the archive, tacho.events, or restore the bucket %q, then start again): %w", Bucket, err)
 	case errors.Is(err, events.ErrDiverged):
 		err = fmt.Errorf("the log is not the one that the view was folded from (remedy: %s): %w", remedy, err)
 	}

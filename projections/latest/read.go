@@ -3,6 +3,7 @@ package latest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -23,6 +24,24 @@ func Read(ctx context.Context, kv jetstream.KeyValue, device string) (State, err
 		return State{}, fmt.Errorf("read state of %s: %w", device, err)
 	}
 	return s, nil
+}
+
+// Reached returns the position up to which a partition is in the bucket; after a
+// restart the projection goes on there. The zero position, but for the
+// partition, when it has not begun.
+func Reached(ctx context.Context, kv jetstream.KeyValue, partition uint16) (events.Position, error) {
+	at := events.Cursor{Position: events.Position{Partition: partition}}
+	e, err := kv.Get(ctx, positionKey(partition))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return at.Position, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(e.Value(), &at)
+	}
+	if err != nil {
+		return at.Position, fmt.Errorf("read position of partition %d: %w", partition, err)
+	}
+	return at.Position, nil
 }
 
 // Watch yields the states of the devices (all, if none is named) as they are

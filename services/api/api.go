@@ -27,6 +27,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/replays"
+	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -41,6 +42,7 @@ type Config struct {
 	KV        jetstream.KeyValue // bucket of the projection latest
 	Past      *latest.Past       // and its states of earlier
 	Replays   *replays.Replays   // nil where the process runs no projections
+	Janitor   *retention.Janitor
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Roster    *roster.Roster
@@ -59,6 +61,7 @@ type api struct {
 	latest   jetstream.KeyValue
 	past     *latest.Past
 	replays  *replays.Replays
+	janitor  *retention.Janitor
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	roster   *roster.Roster
@@ -82,7 +85,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -135,6 +138,7 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},
 		{"POST /v1/replays/{projection}/undo", a.handle(a.admin(a.undoReplay))},
+		{"GET /v1/log", a.handle(a.admin(a.getLog))},
 		{"GET /v1/projections", a.handle(a.admin(a.listProjections))},
 		{"GET /healthz", a.handle(a.health)},
 		{"GET /readyz", a.handle(a.readiness)},

@@ -43,7 +43,7 @@ func TestContract(t *testing.T) {
 		{"GET", "/v1/devices/car-1/shadow/history"}, {"GET", "/v1/devices/car-1/shadows"}, {"GET", "/v1/shadows/pending"},
 		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
-		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"},
+		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/log"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
@@ -161,6 +161,7 @@ func TestContract(t *testing.T) {
 	f.do(call{method: "GET", path: "/metrics"})
 	f.do(call{method: "GET", path: "/openapi.yaml"})
 	f.answered(admin("GET", "/v1/projections", ""), 200, nil)
+	purgeContract(f, refused)
 	refused(call{method: "GET", path: "/v2"}, problem.NotFound)
 	refused(call{method: "PUT", path: "/v1/devices"}, problem.MethodNotAllowed)
 

@@ -103,12 +103,13 @@ func (a *api) selected(ctx context.Context, s selection, at events.Cursors) iter
 // scan yields a partition's events up to where it ends now, and tells whether
 // to go on with the next.
 func (a *api) scan(ctx context.Context, after events.Cursor, partition uint16, yield func(events.Event, error) bool) bool {
-	tail, err := a.log.Tail(ctx, partition)
+	bounds, err := a.log.Bounds(ctx, partition)
 	if err != nil {
 		yield(events.Event{}, fmt.Errorf("read events: %w", err))
 		return false
 	}
-	if tail.Seq <= after.Position.Seq {
+	newest := bounds.Newest
+	if newest.Seq <= after.Position.Seq {
 		return true
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -125,14 +126,14 @@ func (a *api) scan(ctx context.Context, after events.Cursor, partition uint16, y
 		if !yield(e, nil) {
 			return false
 		}
-		if e.Position.Seq >= tail.Seq {
+		if e.Position.Seq >= newest.Seq {
 			return true
 		}
 		idle.Reset(idleLog)
 	}
 	if errors.Is(context.Cause(ctx), errIdle) {
 		yield(events.Event{}, problem.New(problem.Unavailable,
-			fmt.Sprintf("read events: nothing came for %s, and the log goes on to %s", idleLog, tail), nil))
+			fmt.Sprintf("read events: nothing came for %s, and the log goes on to %s", idleLog, newest), nil))
 		return false
 	}
 	return true

@@ -30,6 +30,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -165,6 +166,7 @@ func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 
 	c := Config{
 		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
+		Janitor:   retention.New(retention.Config{Log: f.log, Keep: time.Hour, Logger: logger}),
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {
 			if why := f.ready.Load(); why != nil {

@@ -26,6 +26,9 @@ func (a *api) startReplay(w http.ResponseWriter, r *http.Request) error {
 	if err := a.replayable(r); err != nil {
 		return err
 	}
+	if err := a.replays.Check(r.Context()); err != nil {
+		return err
+	}
 	status, err := a.replays.Start(dry, float64(rate))
 	if err != nil {
 		return problem.New(problem.ReplayRunning, "replay columnar: "+err.Error(), nil)

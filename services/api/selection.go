@@ -168,6 +168,9 @@ func (s selection) start(ctx context.Context, l events.Log) (events.Cursors, err
 	if err != nil {
 		return nil, err
 	}
+	if bounds, err := l.Bounds(ctx, s.after.Partition); s.after.Seq > 0 && err == nil && s.after.Epoch == bounds.Oldest.Epoch && s.after.Seq+1 < bounds.Oldest.Seq {
+		return nil, &events.TruncatedError{Asked: s.after, Oldest: bounds.Oldest}
+	}
 	for p := range at {
 		if _, ok := s.After[p]; len(s.After) > 0 && !ok {
 			return nil, invalidParameter("from", fmt.Sprintf("says nothing of partition %d, which holds some of what is asked for; give the token of the same selection", p))

@@ -59,6 +59,8 @@ type Config struct {
 	Keep1m      time.Duration `name:"keep-1m" help:"How long it keeps roll-ups by the minute; 0 is for ever." default:"0s" placeholder:"DURATION"`
 	Keep1h      time.Duration `name:"keep-1h" help:"How long it keeps roll-ups by the hour; 0 is for ever." default:"0s" placeholder:"DURATION"`
 
+	KeepLog time.Duration `name:"keep-log" help:"How long the log keeps telemetry, such as 720h; what ClickHouse or a projection does not have yet stays longer. 0 is for ever." default:"0s" placeholder:"DURATION"`
+
 	SnapshotBytes int64 `name:"snapshot-bytes" help:"Most bytes of states kept for looks at the past; the oldest go, and looks there take longer." default:"4294967296" placeholder:"BYTES"`
 
 	ShadowBytes int `name:"shadow-bytes" help:"Largest shadow document, bytes of desired and reported together; AWS's is ${default}." default:"8192" placeholder:"BYTES"`
@@ -156,6 +158,9 @@ func (c Config) Validate() error {
 		if keep != 0 && keep < 24*time.Hour {
 			bad(flag, "%s; 0, or at least 24h", keep)
 		}
+	}
+	if c.KeepLog != 0 && c.KeepLog < time.Hour {
+		bad("keep-log", "%s; 0, or at least 1h", c.KeepLog)
 	}
 	if c.SnapshotBytes < 0 {
 		bad("snapshot-bytes", "%d is negative", c.SnapshotBytes)

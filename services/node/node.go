@@ -29,6 +29,7 @@ import (
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/replays"
+	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
 )
@@ -51,7 +52,8 @@ type Node struct {
 	views       jetstream.KeyValue
 	past        *latest.Past
 	replays     *replays.Replays // nil: no projections here
-	recovering  sync.Once        // an unfinished swap of tables
+	janitor     *retention.Janitor
+	recovering  sync.Once // an unfinished swap of tables
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
 	server      columnar.Server
@@ -96,7 +98,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startRoster, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startRoster, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startRetention, n.startGateway, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

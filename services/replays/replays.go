@@ -67,6 +67,11 @@ func (r *Replays) Status() Status {
 	return r.status
 }
 
+// Check tells whether the log has all that a replay needs.
+//
+// Errors: *events.TruncatedError when it was purged, and those of ClickHouse.
+func (r *Replays) Check(ctx context.Context) error { return r.replay.Check(ctx) }
+
 // Start begins a replay; a dry one compares and swaps nothing. rate bounds the
 // events a second, 0 not.
 //
@@ -81,7 +86,8 @@ func (r *Replays) Start(dry bool, rate float64) (Status, error) {
 
 // Undo swaps back what served before the last replay.
 //
-// Errors: ErrRunning, columnar.ErrNothingToUndo, and those of ClickHouse.
+// Errors: ErrRunning, columnar.ErrNothingToUndo, *events.TruncatedError when what
+// came since has been purged from the log, and those of ClickHouse.
 func (r *Replays) Undo(ctx context.Context) error {
 	undone := make(chan error, 1)
 	_, err := r.begin(false, func(ctx context.Context) ([]columnar.TableReport, error) {

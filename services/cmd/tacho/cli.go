@@ -23,6 +23,7 @@ type commands struct {
 	Diff    DiffCommand    `cmd:"" help:"Print what changed in a device's state between two moments."`
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
+	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
 	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`

@@ -1,0 +1,139 @@
+package jetlog
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// oldestOf returns the first sequence of a stream that was not purged. A stream
+// that begins later than its metadata accounts for was purged by somebody else.
+func oldestOf(info *jetstream.StreamInfo) uint64 {
+	purged, forgotten := metaSeq(info, metaPurged), metaSeq(info, metaForgotten)
+	if first := info.State.FirstSeq; first > max(purged+1, forgotten) {
+		return first
+	}
+	return purged + 1
+}
+
+// metaSeq reads a sequence of a stream's metadata; 0 when there is none.
+func metaSeq(info *jetstream.StreamInfo, key string) uint64 {
+	seq, err := strconv.ParseUint(info.Config.Metadata[key], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seq
+}
+
+// Bounds implements events.Log.
+func (l *Log) Bounds(ctx context.Context, partition uint16) (events.Bounds, error) {
+	s, err := l.reader.Stream(ctx, streamName(partition))
+	if err != nil {
+		return events.Bounds{}, fmt.Errorf("bounds of partition %d: %w", partition, err)
+	}
+	newest, err := newestOf(ctx, s)
+	if err != nil {
+		return events.Bounds{}, fmt.Errorf("bounds of partition %d: %w", partition, err)
+	}
+	at := events.Position{Epoch: l.epochs[partition], Partition: partition}
+	b := events.Bounds{Oldest: at, Newest: at}
+	b.Oldest.Seq, b.Newest.Seq = oldestOf(s.CachedInfo()), newest
+	return b, nil
+}
+
+// newestOf returns the sequence of the newest message that was not removed.
+func newestOf(ctx context.Context, s jetstream.Stream) (uint64, error) {
+	state := s.CachedInfo().State
+	switch {
+	case state.Msgs == 0:
+		return 0, nil
+	case state.NumDeleted == 0:
+		return state.LastSeq, nil
+	}
+	msg, err := s.GetLastMsgForSubject(ctx, ">")
+	if err != nil {
+		return 0, err
+	}
+	return msg.Sequence, nil
+}
+
+// Purge removes a partition's events up to a position and returns what it holds
+// then. The newest event stays. On a server of this host it goes only as far as
+// whole block files reach: the server rewrites a file that is cut without
+// syncing it, and a power failure at that moment would take what was
+// acknowledged. What is purged is written down first, so that no reader takes
+// what is left for all there was.
+func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, error) {
+	l.beginnings.Lock()
+	defer l.beginnings.Unlock()
+	fail := func(err error) (events.Bounds, error) {
+		return events.Bounds{}, fmt.Errorf("purge up to %s: %w", upTo, err)
+	}
+	if upTo.Epoch != l.epochs[upTo.Partition] {
+		return fail(fmt.Errorf("the log is of epoch %d: %w", l.epochs[upTo.Partition], events.ErrInvalid))
+	}
+	s, err := l.js.Stream(ctx, streamName(upTo.Partition))
+	if err != nil {
+		return fail(err)
+	}
+	info := s.CachedInfo()
+	newest, err := newestOf(ctx, s)
+	if err != nil {
+		return fail(err)
+	}
+	keep := min(upTo.Seq+1, newest) // the first to stay
+	if l.cfg.StoreDir != "" {
+		if keep, err = blockBefore(l.blockDir(upTo.Partition), keep); err != nil {
+			return fail(err)
+		}
+	}
+	if keep > 1 && keep > oldestOf(info) {
+		if err := l.note(ctx, s, metaPurged, keep-1); err != nil {
+			return fail(err)
+		}
+	}
+	// A purge that was written down may not have happened, or not have reached
+	// the disk.
+	if purged := metaSeq(s.CachedInfo(), metaPurged); info.State.FirstSeq <= purged && info.State.Msgs > 0 {
+		defer l.disturb(upTo.Partition)()
+		if err := s.Purge(ctx, jetstream.WithPurgeSequence(purged+1)); err != nil {
+			return fail(err)
+		}
+	}
+	return l.Bounds(ctx, upTo.Partition)
+}
+
+// note raises a sequence of a stream's metadata. The caller holds beginnings.
+func (l *Log) note(ctx context.Context, s jetstream.Stream, key string, seq uint64) error {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if metaSeq(info, key) >= seq {
+		return nil
+	}
+	cfg := info.Config
+	cfg.Metadata[key] = strconv.FormatUint(seq, 10)
+	if _, err := l.js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("write down %s of stream %s: %w", key, cfg.Name, err)
+	}
+	if info, err = s.Info(ctx); err == nil && metaSeq(info, key) < seq {
+		err = fmt.Errorf("write down %s of stream %s: somebody else changed it at the same time", key, cfg.Name)
+	}
+	return err
+}
+
+// disturb is called before the server replaces or removes block files of a
+// partition, the function it returns afterwards.
+func (l *Log) disturb(partition uint16) (done func()) {
+	b := l.syncs[partition]
+	if b == nil {
+		return func() {}
+	}
+	b.changing.Add(1)
+	return func() { b.changing.Add(-1) }
+}

@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/latest"
+	"github.com/tachograph/tachograph/services/replays"
+	"github.com/tachograph/tachograph/services/retention"
+)
+
+// startRetention purges the log where projections run, and tells everywhere.
+func (n *Node) startRetention(context.Context) error {
+	cfg := retention.Config{Log: n.log, Keep: n.cfg.KeepLog, Logger: n.logger, Holders: n.holders()}
+	if n.cfg.ClickHouse == "" || n.cfg.NATS == "" {
+		cfg.Sync = n.syncData
+	}
+	n.janitor = retention.New(cfg)
+	n.metrics.MustRegister(n.janitor)
+	if n.cfg.Has("project") && n.cfg.KeepLog > 0 {
+		n.run("janitor", n.janitor.Run)
+	}
+	return nil
+}
+
+// holders are all that read telemetry from the log and may have to again.
+func (n *Node) holders() []retention.Holder {
+	if !n.cfg.Has("project") {
+		return nil
+	}
+	return []retention.Holder{
+		{Name: "archive", Reached: func(ctx context.Context, p uint16) (events.Position, error) {
+			return columnar.Reached(ctx, n.server, p)
+		}},
+		{Name: "latest", Reached: func(ctx context.Context, p uint16) (events.Position, error) { return latest.Reached(ctx, n.views, p) }},
+		{Name: "replay", Reached: func(_ context.Context, p uint16) (events.Position, error) {
+			if n.replays.Status().State == replays.Running {
+				return events.Position{Partition: p}, nil
+			}
+			return retention.Everything(p), nil
+		}},
+	}
+}
+
+// syncData brings to disk what the embedded servers have written. Neither syncs
+// its views and tables by itself, as the log can make them again.
+func (n *Node) syncData() error {
+	dir, err := os.Open(n.cfg.Data)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", n.cfg.Data, err)
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", n.cfg.Data, err)
+	}
+	return nil
+}

@@ -1,0 +1,7 @@
+// Package retention lets go of what need not be kept.
+//
+// The janitor purges telemetry from the log's streams, never more than the
+// operator's age limit, the archive and every projection allow, and tells who
+// holds it back. Nothing else ever leaves the log to make room: a stream that is
+// full refuses. Control facts are not purged.
+package retention
