@@ -46,9 +46,13 @@ func (n *Node) startEngine(context.Context) error {
 	if err != nil {
 		return err
 	}
+	query, err := secret(n.cfg.file("clickhouse.query.password"))
+	if err != nil {
+		return err
+	}
 	cfg := engine.Config{
 		Dir: n.cfg.file("clickhouse"), Host: n.cfg.ClickHouseHost, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
-		WriterPassword: writer, AnalystPassword: analyst, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
+		WriterPassword: writer, AnalystPassword: analyst, QueryPassword: query, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
 	}
 	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
 		return err

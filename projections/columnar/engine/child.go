@@ -9,14 +9,20 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
 )
 
-// childEnv marks a process as an engine child; MaybeChild looks for it.
-const childEnv = "TACHO_ENGINE_CHILD"
+// childEnv marks a process as an engine child; MaybeChild looks for it. Its
+// value is the library's path while the process has to confine itself first,
+// else childReady.
+const (
+	childEnv   = "TACHO_ENGINE_CHILD"
+	childReady = "1"
+)
 
 // An order is what the parent tells the child on its standard input.
 type order struct {
@@ -30,14 +36,53 @@ type order struct {
 // MaybeChild runs the engine and never returns when the process was started as
 // its child. Programs that start engines call it first thing.
 func MaybeChild() {
-	if os.Getenv(childEnv) == "" {
+	var err error
+	switch library := os.Getenv(childEnv); library {
+	case "":
 		return
+	case childReady:
+		err = ChildMain()
+	default:
+		err = becomeConfined(library)
 	}
-	if err := ChildMain(); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "engine:", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// becomeConfined takes every file from this thread that the engine does not
+// need, and becomes this program again: a thread's limits hold for what it
+// executes, and only so for all the threads of a process. In clickhouse-local,
+// which the library is, the function file() reads whatever the process may, for
+// any user and without any grant.
+func becomeConfined(library string) error {
+	runtime.LockOSThread()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	if err := confine(dir, library); err != nil {
+		return fmt.Errorf("confine: %w", err)
+	}
+	return syscall.Exec(self, os.Args, childEnvironment(childReady))
+}
+
+// childEnvironment is all of the environment that the engine gets: the rest may
+// hold secrets, and the engine's users can read it as /proc/self/environ.
+func childEnvironment(mark string) []string {
+	env := []string{childEnv + "=" + mark}
+	for _, name := range []string{"TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // ChildMain is the child: it runs clickhouse-local out of the library until

@@ -17,13 +17,39 @@ type Config struct {
 	Host                 string // to listen on; "" is 127.0.0.1
 	NativePort, HTTPPort int    // 0: a free one
 
-	Database                        string // the one the users may see; "" is tacho
-	WriterPassword, AnalystPassword string
-	Memory                          int64 // bytes the server may use; 0 is DefaultMemory
-	DiskReserve                     int64 // bytes of the disk that inserts leave free
-	Sync                            bool  // sync every part before its insert is acknowledged
+	Database                                       string // the one the users may see; "" is tacho
+	WriterPassword, AnalystPassword, QueryPassword string
+
+	Query       QueryLimits
+	Memory      int64 // bytes the server may use; 0 is DefaultMemory
+	DiskReserve int64 // bytes of the disk that inserts leave free
+	Sync        bool  // sync every part before its insert is acknowledged
 
 	Logger *slog.Logger
+}
+
+// QueryLimits bound each statement of the user query; no statement can lift them.
+type QueryLimits struct {
+	Seconds int   // from its start to its last row taken; 0 is 300
+	Rows    int64 // of its result; 0 is no limit
+	Memory  int64 // bytes; 0 is a quarter of the server's
+	Length  int   // of its text, bytes; 0 is 256 KiB
+	AtOnce  int   // at work side by side; 0 is 20
+}
+
+func (l *QueryLimits) complete(memory int64) {
+	if l.Seconds == 0 {
+		l.Seconds = 300
+	}
+	if l.Memory == 0 {
+		l.Memory = memory / 4
+	}
+	if l.Length == 0 {
+		l.Length = 256 << 10
+	}
+	if l.AtOnce == 0 {
+		l.AtOnce = 20
+	}
 }
 
 var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -44,8 +70,9 @@ func (c *Config) complete() error {
 	if !databaseName.MatchString(c.Database) {
 		return fmt.Errorf("database %q: letters, digits and _ are possible", c.Database)
 	}
-	if c.WriterPassword == "" || c.AnalystPassword == "" {
-		return errors.New("both users need a password")
+	c.Query.complete(c.Memory)
+	if c.WriterPassword == "" || c.AnalystPassword == "" || c.QueryPassword == "" {
+		return errors.New("each user needs a password")
 	}
 	var err error
 	if c.Dir, err = filepath.Abs(c.Dir); err != nil {

@@ -52,6 +52,9 @@ func start(ctx context.Context, cfg Config) (*Engine, error) {
 		// No proxy, and no connection left idle: the engine would wait for it.
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second},
 	}
+	if err := confinable(); err != nil {
+		cfg.Logger.Warn("ClickHouse cannot be confined to its folder here: whoever may query it can read every file that this process can", "error", err)
+	}
 	var err error
 	if e.native, err = freeAddress(cfg.Host, cfg.NativePort); err != nil {
 		return nil, fmt.Errorf("native port: %w", err)
@@ -90,7 +93,7 @@ func (e *Engine) order(settings string) order {
 	return order{
 		Library: e.cfg.Library, HTTP: e.http, User: WriterUser, Password: e.cfg.WriterPassword,
 		Args: []string{
-			"--path=" + filepath.Join(e.cfg.Dir, "store"), "--config-file=" + settings, "--log-level=warning",
+			"--path=" + filepath.Join(e.cfg.Dir, "store"), "--config-file=" + settings, "--log-level=warning", "--max_concurrent_queries_for_all_users=0",
 			"--listen_host=" + e.cfg.Host, "--tcp_port=" + native, "--http_port=" + http, "--query",
 			"SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; " +
 				"SELECT sleepEachRow(0.2) FROM numbers(1000000000000) FORMAT Null SETTINGS max_block_size=1",
@@ -168,6 +171,9 @@ func (e *Engine) HTTPAddr() string { return e.http }
 
 // Writer returns the credentials of the user that owns the database.
 func (e *Engine) Writer() (user, password string) { return WriterUser, e.cfg.WriterPassword }
+
+// Query returns the credentials of the user that reads for strangers.
+func (e *Engine) Query() (user, password string) { return QueryUser, e.cfg.QueryPassword }
 
 // Analyst returns the credentials of the user that only reads.
 func (e *Engine) Analyst() (user, password string) { return AnalystUser, e.cfg.AnalystPassword }

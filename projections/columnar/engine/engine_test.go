@@ -75,6 +75,15 @@ func TestUsers(t *testing.T) {
 	must(t, e, "INSERT INTO tacho.events VALUES ('telemetry', 1), ('credential', 2)", "")
 	must(t, e, "SELECT count() FROM tacho.events", "2")
 	for _, sql := range []string{
+		"SELECT n FROM tacho.events", "SELECT n FROM merge('tacho', '^events$')", "SELECT n FROM view(SELECT * FROM tacho.events)", "SELECT count() FROM numbers(1)",
+		"SELECT count() FROM tacho.events", "SELECT count() FROM tacho.events SETTINGS session_timezone = 'Asia/Tokyo'", "SELECT max(n) FROM tacho.events PREWHERE n > 0",
+		"SELECT getSetting('max_memory_usage') > 0 AND getSetting('readonly') = 1 SETTINGS profile = 'default'",
+	} {
+		if status, got := query(t, e, "query", "query", sql); status != 200 || got != "1" {
+			t.Errorf("query: %s: %d %s", sql, status, got)
+		}
+	}
+	for _, sql := range []string{
 		"SELECT n FROM tacho.events", "SELECT n FROM tacho.events SETTINGS max_threads = 1", "SELECT n FROM merge('tacho', '^events$')",
 		"SELECT n FROM view(SELECT * FROM tacho.events)", "SELECT count() FROM tacho.events SETTINGS optimize_trivial_count_query = 1",
 		"SELECT max(n) FROM tacho.events", "SELECT n FROM loop(tacho.events) LIMIT 1 SETTINGS max_threads = 1",
@@ -96,9 +105,25 @@ func TestUsers(t *testing.T) {
 			"SELECT * FROM system.users", "SELECT * FROM system.processes", "SYSTEM STOP LISTEN HTTP", "KILL QUERY WHERE 1", "SYSTEM SHUTDOWN",
 			"SELECT 1 SETTINGS max_memory_usage = 1000000000000", "SELECT 1 SETTINGS max_memory_usage_for_user = 0",
 			"SELECT 1 SETTINGS max_execution_time = 0", "SELECT 1 SETTINGS max_threads = 1000", "SET readonly = 0",
+			"SELECT 1 SETTINGS max_untracked_memory = 1000000000", "SELECT 1 SETTINGS min_free_disk_space_for_temporary_data = 1",
+		}},
+		{"query", "query", []string{
+			"INSERT INTO tacho.events VALUES ('x', 3)", "DROP TABLE tacho.events", "ALTER TABLE tacho.events DELETE WHERE 1", "TRUNCATE TABLE tacho.events",
+			"CREATE TABLE tacho.x (a Int8) ENGINE = Memory", "CREATE TEMPORARY TABLE x (a Int8)", "CREATE FUNCTION x AS (a) -> a",
+			"SELECT * FROM file('/etc/passwd', 'LineAsString')", "SELECT * FROM '/etc/passwd'", "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')",
+			"SELECT * FROM remote('127.0.0.1', 'tacho', 'events')", "SELECT * FROM cluster('default', tacho, events)", "SELECT * FROM executable('id', 'TSV', 'a String')",
+			"SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')", "SELECT * FROM sqlite('/etc/passwd', 't')", "SELECT * FROM s3('http://127.0.0.1:1/bucket/key', 'CSV', 'a String')",
+			"INSERT INTO FUNCTION file('x.csv') SELECT 1", "SELECT 1 INTO OUTFILE 'x'", "BACKUP TABLE tacho.events TO Disk('x', 'y')",
+			"SELECT * FROM loop(tacho.events)", "SELECT * FROM system.users", "SELECT * FROM system.processes", "SHOW PROCESSLIST", "KILL QUERY WHERE 1", "SYSTEM SHUTDOWN",
+			"SET readonly = 0", "SET max_memory_usage = 0", "SELECT 1 SETTINGS readonly = 0", "SELECT 1 SETTINGS max_memory_usage = 1", "SELECT 1 SETTINGS max_execution_time = 1",
+			"SELECT 1 SETTINGS max_result_rows = 1", "SELECT 1 FORMAT CSV SETTINGS max_threads = 1",
+			// Settings of a subquery are not held to the profile (26.7), and lift nothing that matters.
+			"SELECT length(groupArray(number)) FROM (SELECT number FROM numbers(500000000) SETTINGS max_memory_usage = 0)",
+			"SELECT n FROM (SELECT n FROM loop(tacho.events) SETTINGS readonly = 0)",
+			"GRANT ALL ON *.* TO query", "EXECUTE AS tacho SELECT 1", "SELECT 1; SELECT 2", "SELECT addressToLine(1)", "SELECT " + strings.Repeat("(", 5000) + "1" + strings.Repeat(")", 5000),
 		}},
 		{"analyst", "wrong", []string{"SELECT 1"}},
-		{"default", "", []string{"SELECT * FROM tacho.events", "SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x", "KILL QUERY WHERE 1"}},
+		{"default", "", []string{"SELECT 1", "SYSTEM STOP LISTEN TCP", "SYSTEM STOP LISTEN HTTP", "SELECT 1 SETTINGS max_concurrent_queries_for_all_users = 0", "SELECT * FROM tacho.events", "SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x", "KILL QUERY WHERE 1"}},
 		{"tacho", "", []string{"SELECT 1"}},
 		{"tacho", "writer", []string{"SELECT * FROM file('/etc/passwd', 'LineAsString')", "SYSTEM SHUTDOWN", "CREATE DATABASE other"}},
 		{"nobody", "", []string{"SELECT 1"}},
@@ -126,17 +151,6 @@ func TestRestartAfterKill(t *testing.T) {
 		})
 		must(t, e, "SELECT n FROM tacho.t", "7")
 	}
-}
-
-// TestListenersClosed: every local process may close the listeners; they are
-// opened again.
-func TestListenersClosed(t *testing.T) {
-	e := enginetest.Start(t)
-	before := e.PID()
-	_, _, err := ask(t.Context(), e, "default", "", "SYSTEM STOP LISTEN TCP")
-	t.Log("told to stop listening: ", err)
-	eventually(t, "to listen again", func() bool { return e.PID() != before && e.Down() == nil })
-	must(t, e, "SELECT 1", "1")
 }
 
 // TestStopWhileClientsAreConnected: an idle connection of somebody else's, or a
@@ -250,9 +264,10 @@ func TestNoLibrary(t *testing.T) {
 
 func TestConfigRefused(t *testing.T) {
 	for _, c := range []engine.Config{
-		{Dir: t.TempDir(), Database: "a b", WriterPassword: "x", AnalystPassword: "x"},
-		{Dir: t.TempDir(), Database: "x/><y", WriterPassword: "x", AnalystPassword: "x"},
-		{Dir: t.TempDir(), AnalystPassword: "x"}, {Dir: t.TempDir(), WriterPassword: "x"},
+		{Dir: t.TempDir(), Database: "a b", WriterPassword: "x", AnalystPassword: "x", QueryPassword: "x"},
+		{Dir: t.TempDir(), Database: "x/><y", WriterPassword: "x", AnalystPassword: "x", QueryPassword: "x"},
+		{Dir: t.TempDir(), AnalystPassword: "x", QueryPassword: "x"}, {Dir: t.TempDir(), WriterPassword: "x", QueryPassword: "x"},
+		{Dir: t.TempDir(), WriterPassword: "x", AnalystPassword: "x"},
 	} {
 		if _, err := engine.Start(t.Context(), c); err == nil {
 			t.Errorf("accepted %+v", c)
@@ -299,7 +314,7 @@ func config(t *testing.T, c engine.Config) engine.Config {
 	if c.Library, err = engine.Fetch(t.Context(), cache, os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	c.WriterPassword, c.AnalystPassword = "writer", cmp.Or(c.AnalystPassword, "analyst")
+	c.WriterPassword, c.AnalystPassword, c.QueryPassword = "writer", cmp.Or(c.AnalystPassword, "analyst"), "query"
 	return c
 }
 

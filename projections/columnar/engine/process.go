@@ -36,7 +36,11 @@ func startProcess(o order, dir string) (*process, error) {
 		return nil, err
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	mark := childReady
+	if confinable() == nil {
+		mark = o.Library
+	}
+	cmd.Env = childEnvironment(mark)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()

@@ -14,7 +14,8 @@ import (
 // The users of the embedded engine.
 const (
 	WriterUser  = "tacho"   // owns the database
-	AnalystUser = "analyst" // reads it
+	AnalystUser = "analyst" // reads it, with settings of its own
+	QueryUser   = "query"   // reads it for strangers: statements are all it can send
 )
 
 // The logger's level here is without effect in the library, which takes it
@@ -32,6 +33,10 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
     <background_pool_size>4</background_pool_size>
     <background_schedule_pool_size>8</background_schedule_pool_size>
     <max_concurrent_queries>100</max_concurrent_queries>
+    <max_temporary_data_on_disk_size>8589934592</max_temporary_data_on_disk_size>
+    <access_control_improvements>
+        <settings_constraints_replace_previous>true</settings_constraints_replace_previous>
+    </access_control_improvements>
     <merge_tree>
         <min_free_disk_bytes_to_perform_insert>{{.DiskReserve}}</min_free_disk_bytes_to_perform_insert>
         <fsync_after_insert>{{.Sync}}</fsync_after_insert>
@@ -42,14 +47,27 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
 
 // The in-process user "default" cannot have a password and comes from
 // 127.0.0.1 as any local client may: it opens the listeners and does nothing
-// else.
+// else. Others are refused in its name, since a query is always at work: the one
+// that keeps the engine open, for which the child's arguments lift the limit.
 //
 // The analyst reads. readonly=2 lets clients send their settings; the limits
 // keep one query, and all of the analyst's together, from starving the writer.
 // The row filter holds for every way to the table (view, merge, loop ...).
+//
+// Through the user query go statements of whoever may call the HTTP interface,
+// so that no text may lift a limit: readonly=1 fixes every setting but those
+// marked as changeable, and forbids all table functions but those that make
+// rows of nothing or read tables (numbers, view, merge ...), whatever else
+// ClickHouse may learn to do. A query whose client has gone is ended, and one
+// that is asked again under its id replaces it: that is how its owner ends it.
+// Both users leave more of the disk free than telemetry needs.
 var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
     <profiles>
         <default/>
+        <nobody>
+            <max_concurrent_queries_for_all_users>1</max_concurrent_queries_for_all_users>
+            <constraints><max_concurrent_queries_for_all_users><const/></max_concurrent_queries_for_all_users></constraints>
+        </nobody>
         <writer>
             <async_insert>0</async_insert>
         </writer>
@@ -60,21 +78,47 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <max_concurrent_queries_for_user>16</max_concurrent_queries_for_user>
             <max_execution_time>300</max_execution_time>
             <max_threads>2</max_threads>
+            <min_free_disk_space_for_temporary_data>{{.TemporaryReserve}}</min_free_disk_space_for_temporary_data>
             <constraints>
                 <max_memory_usage><max>{{.AnalystMemory}}</max></max_memory_usage>
                 <max_memory_usage_for_user><const/></max_memory_usage_for_user>
                 <max_concurrent_queries_for_user><const/></max_concurrent_queries_for_user>
                 <max_execution_time><min>1</min><max>3600</max></max_execution_time>
                 <max_threads><min>1</min><max>16</max></max_threads>
+                <max_untracked_memory><max>4194304</max></max_untracked_memory>
+                <min_free_disk_space_for_temporary_data><const/></min_free_disk_space_for_temporary_data>
             </constraints>
         </analyst>
+        <query>
+            <readonly>1</readonly>
+            <max_execution_time>{{.Query.Seconds}}</max_execution_time>
+            <max_result_rows>{{.Query.Rows}}</max_result_rows>
+            <result_overflow_mode>throw</result_overflow_mode>
+            <max_query_size>{{.Query.Length}}</max_query_size>
+            <max_memory_usage>{{.Query.Memory}}</max_memory_usage>
+            <max_memory_usage_for_user>{{.AnalystMemory}}</max_memory_usage_for_user>
+            <max_concurrent_queries_for_user>{{.Query.AtOnce}}</max_concurrent_queries_for_user>
+            <max_threads>2</max_threads>
+            <min_free_disk_space_for_temporary_data>{{.TemporaryReserve}}</min_free_disk_space_for_temporary_data>
+            <cancel_http_readonly_queries_on_client_close>1</cancel_http_readonly_queries_on_client_close>
+            <replace_running_query>1</replace_running_query>
+            <constraints>
+                <session_timezone><changeable_in_readonly/></session_timezone>
+                <final><changeable_in_readonly/></final>
+                <join_use_nulls><changeable_in_readonly/></join_use_nulls>
+                <date_time_output_format><changeable_in_readonly/></date_time_output_format>
+                <output_format_json_quote_64bit_integers><changeable_in_readonly/></output_format_json_quote_64bit_integers>
+                <output_format_arrow_compression_method><changeable_in_readonly/></output_format_arrow_compression_method>
+                <output_format_parquet_compression_method><changeable_in_readonly/></output_format_parquet_compression_method>
+            </constraints>
+        </query>
     </profiles>
     <quotas><default/></quotas>
     <users>
         <default>
             <password/>
             <networks><ip>127.0.0.1</ip></networks>
-            <profile>default</profile>
+            <profile>nobody</profile>
             <quota>default</quota>
             <grants><query>GRANT SYSTEM LISTEN ON *.*</query></grants>
         </default>
@@ -114,6 +158,25 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
                 </{{.Database}}>
             </databases>
         </{{.Analyst}}>
+        <{{.QueryUser}}>
+            <password_sha256_hex>{{.QueryHash}}</password_sha256_hex>
+            <networks><ip>::/0</ip></networks>
+            <profile>query</profile>
+            <quota>default</quota>
+            <grants>
+                <query>GRANT SELECT ON {{.Database}}.*</query>
+                <query>GRANT SELECT ON system.tables</query>
+                <query>GRANT SELECT ON system.columns</query>
+                <query>GRANT SELECT ON system.databases</query>
+                <query>GRANT SELECT ON system.functions</query>
+                <query>GRANT SELECT ON system.numbers</query>
+            </grants>
+            <databases>
+                <{{.Database}}>
+                    <events><filter>kind != 'credential'</filter></events>
+                </{{.Database}}>
+            </databases>
+        </{{.QueryUser}}>
     </users>
 </clickhouse>
 `))
@@ -135,6 +198,8 @@ func (c *Config) writeSettings() (string, error) {
 		"Memory": c.Memory, "Cache": min(c.Memory/8, 256<<20), "AnalystMemory": c.Memory / 2,
 		"Writer": WriterUser, "WriterHash": sha256Hex(c.WriterPassword), "Database": c.Database,
 		"Analyst": AnalystUser, "AnalystHash": sha256Hex(c.AnalystPassword),
+		"QueryUser": QueryUser, "QueryHash": sha256Hex(c.QueryPassword), "Query": c.Query,
+		"TemporaryReserve": 8 * c.DiskReserve,
 	}
 	if c.Sync {
 		values["Sync"] = 1

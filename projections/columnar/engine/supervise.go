@@ -15,8 +15,7 @@ const (
 	look       = 2 * time.Second // between looks at the listeners
 )
 
-// errClosed tells that the child lives but nobody can reach it: every local
-// process may close the listeners (see userSettings).
+// errClosed tells that the child lives but nobody can reach it.
 var errClosed = errors.New("its listeners were closed")
 
 // supervise starts the child again whenever it ends, until ctx does.

@@ -37,7 +37,7 @@ func StartIn(t testing.TB, dir string) *engine.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library, WriterPassword: "writer", AnalystPassword: "analyst"})
+	e, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library, WriterPassword: "writer", AnalystPassword: "analyst", QueryPassword: "query"})
 	if err != nil {
 		t.Fatal(err)
 	}
