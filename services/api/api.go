@@ -26,6 +26,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
+	asking "github.com/tachograph/tachograph/services/query"
 	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
@@ -46,6 +47,7 @@ type Config struct {
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Roster    *roster.Roster
+	Query     *asking.Client                 // nil where the process knows no ClickHouse to ask
 	Telemetry http.Handler                   // the gateway's, authenticates by itself; nil where the process runs none
 	Ready     func() (ok bool, why []string) // of the whole process
 	Metrics   prometheus.Gatherer            // of the whole process; served with the API's own
@@ -65,6 +67,7 @@ type api struct {
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	roster   *roster.Roster
+	asks     *asking.Client
 	ready    func() (bool, []string)
 	runners  []projections.Runner
 	logger   *slog.Logger
@@ -85,7 +88,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -134,6 +137,8 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},
 		{"GET /v1/events", a.handle(a.admin(a.listEvents))},
+		{"GET /v1/query", a.handle(a.admin(a.askByURL))},
+		{"POST /v1/query", a.handle(a.admin(a.askByBody))},
 		{"POST /v1/replays/{projection}", a.handle(a.admin(a.startReplay))},
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},

@@ -19,7 +19,7 @@ const tyre = `syntax = "proto3"; message Tyre { double pressure = 1; }`
 // of the table.
 func TestContract(t *testing.T) {
 	hold := make(chan struct{})
-	f := newFixture(t, withReplays(hold))
+	f := newFixture(t, withReplays(hold), withQueries(contractLimits))
 	car := f.addDevice("car-1")
 	f.append("car-1", "position", `{"latitude":52.5}`)
 	if _, err := f.kv.Put(t.Context(), events.Escape("car-1"), []byte(stateOfCar1)); err != nil {
@@ -43,7 +43,7 @@ func TestContract(t *testing.T) {
 		{"GET", "/v1/devices/car-1/shadow/history"}, {"GET", "/v1/devices/car-1/shadows"}, {"GET", "/v1/shadows/pending"},
 		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
-		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/log"},
+		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/log"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
@@ -87,6 +87,7 @@ func TestContract(t *testing.T) {
 	shadowContract(t, f, car, refused)
 	replayContract(f, hold, refused)
 	commandContract(t, f, refused)
+	askContract(f, refused)
 
 	// Telemetry: the gateway's answers, by the same document and table.
 	lines := http.Header{"Content-Type": {"application/x-ndjson"}}

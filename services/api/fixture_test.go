@@ -25,6 +25,7 @@ import (
 	"github.com/tachograph/tachograph/events/memlog"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/projections/columnar/engine"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
@@ -51,6 +52,7 @@ type fixture struct {
 	admin    string
 	handler  http.Handler
 	logged   *logBuffer
+	asked    *engine.Engine // with withQueries
 
 	fault atomic.Pointer[faultOf] // what the log's next steps answer
 	step  atomic.Pointer[func(op string) error]

@@ -20,12 +20,18 @@ import (
 type query struct{ values url.Values }
 
 func parseQuery(r *http.Request, known ...string) (query, error) {
+	return parseQueryWith(r, "", known...)
+}
+
+// parseQueryWith also knows every parameter that begins with prefix, unless
+// that is empty.
+func parseQueryWith(r *http.Request, prefix string, known ...string) (query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return query{}, invalid("query: " + err.Error())
 	}
 	for name, all := range values {
-		if !slices.Contains(known, name) {
+		if !slices.Contains(known, name) && (prefix == "" || len(name) == len(prefix) || !strings.HasPrefix(name, prefix)) {
 			return query{}, invalidParameter(name, "unknown parameter")
 		}
 		if len(all) > 1 {

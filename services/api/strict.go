@@ -46,7 +46,7 @@ func readable(contentType string) bool {
 		return false
 	}
 	switch media {
-	case "application/json", "application/octet-stream", "application/x-www-form-urlencoded",
+	case "application/json", "application/sql", "application/octet-stream", "application/x-www-form-urlencoded",
 		"application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf":
 		return true
 	}

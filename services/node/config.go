@@ -39,7 +39,8 @@ type Config struct {
 	NATSCreds  string `name:"nats-creds" help:"Credentials file (.creds) for --nats, instead of a password in the URL." type:"path" placeholder:"FILE"`
 	ClickHouse string `name:"clickhouse" help:"URL of an existing ClickHouse, http://user:password@host:8123, instead of the embedded one." placeholder:"URL"`
 	Database   string `help:"ClickHouse database." default:"tacho" placeholder:"NAME"`
-	Replicas   int    `help:"Replicas of every stream; more than 1 needs a NATS cluster." default:"1" placeholder:"N"`
+	QueryConfig
+	Replicas int `help:"Replicas of every stream; more than 1 needs a NATS cluster." default:"1" placeholder:"N"`
 
 	Durability string `help:"What an acknowledged message survives: disk (power failure), os (a killed process), fast (a clean stop)." enum:"disk,os,fast" default:"disk"`
 	Partitions int    `help:"Partitions of the telemetry log. Fixed when the log is created." default:"1" placeholder:"N"`
@@ -122,6 +123,8 @@ func (c Config) Validate() error {
 		bad("nats-creds", "goes with --nats")
 	}
 	checkURL("clickhouse", c.ClickHouse, "http", "https")
+	checkURL("clickhouse-query", c.ClickHouseQuery, "http", "https")
+	c.QueryConfig.validate(c.Has("project") && c.ClickHouse == "", bad)
 	if !databaseName.MatchString(c.Database) {
 		bad("database", "%q: letters, digits and _ are possible", c.Database)
 	}

@@ -52,7 +52,7 @@ func (n *Node) startEngine(context.Context) error {
 	}
 	cfg := engine.Config{
 		Dir: n.cfg.file("clickhouse"), Host: n.cfg.ClickHouseHost, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
-		WriterPassword: writer, AnalystPassword: analyst, QueryPassword: query, DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
+		WriterPassword: writer, AnalystPassword: analyst, QueryPassword: query, Query: n.cfg.engineLimits(), DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
 	}
 	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
 		return err

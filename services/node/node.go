@@ -28,6 +28,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/query"
 	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
@@ -53,7 +54,8 @@ type Node struct {
 	past        *latest.Past
 	replays     *replays.Replays // nil: no projections here
 	janitor     *retention.Janitor
-	recovering  sync.Once // an unfinished swap of tables
+	recovering  sync.Once     // an unfinished swap of tables
+	queries     *query.Client // nil: no ClickHouse to ask
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
 	server      columnar.Server
@@ -98,7 +100,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startRoster, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startRetention, n.startGateway, n.startAPI, n.startAddresses,
+		n.startFolder, n.startPorts, n.startLog, n.startDirectory, n.makeGateway, n.startRoster, n.startShadows, n.startCommands, n.startEngine, n.startProjections, n.startRetention, n.startGateway, n.startQueries, n.startAPI, n.startAddresses,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

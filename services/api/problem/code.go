@@ -34,6 +34,10 @@ const (
 	KeyReused          Code = "idempotency_key_reused" // the key was used for another request
 	CommandFinal       Code = "command_final"          // a command that has its final state cannot be cancelled
 	TooManyCommands    Code = "too_many_commands"      // the device has as many open commands as it may
+	InvalidQuery       Code = "invalid_query"          // a statement that ClickHouse cannot read or answer
+	QueryForbidden     Code = "query_forbidden"        // a statement that does more than read, or reads what it may not
+	QueryLimit         Code = "query_limit"            // a statement that went over the limit that details.limit names
+	NotAcceptable      Code = "not_acceptable"         // no format of an answer is among those asked for
 	MethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
 	DeviceExists       Code = "device_exists"          // an id that is taken
 	ReplayRunning      Code = "replay_running"         // one at a time
@@ -82,6 +86,10 @@ var table = map[Code]row{
 	KeyReused:          {status: 409, hint: "use a new Idempotency-Key for every new request, and the same only for the very same body"},
 	CommandFinal:       {status: 409, hint: "it is over; GET shows what came of it"},
 	TooManyCommands:    {status: 429, retryAfter: 60, hint: "cancel some, or wait until they are answered or past their deadlines; --max-commands sets the number"},
+	InvalidQuery:       {status: 400, hint: "mend the statement; where details has line and column, there it stops making sense"},
+	QueryForbidden:     {status: 403, hint: "ask with SELECT, SHOW, DESCRIBE or EXPLAIN, of the tables in tacho, without SETTINGS; SHOW GRANTS tells what may be read"},
+	QueryLimit:         {status: 422, hint: "ask for less: a shorter stretch of time, fewer columns, LIMIT, or the roll-ups (tacho.position_1h); tacho serve --help has the limits"},
+	NotAcceptable:      {status: 406, hint: "ask with ?format=json, ndjson, csv, tsv, table, parquet or arrow"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
 	ReplayRunning:      {status: 409, hint: "GET tells how far it is, DELETE ends it"},

@@ -27,6 +27,12 @@ func Start(t testing.TB) *engine.Engine {
 // StartIn is Start in a given folder.
 func StartIn(t testing.TB, dir string) *engine.Engine {
 	t.Helper()
+	return StartQuery(t, dir, engine.QueryLimits{})
+}
+
+// StartQuery is StartIn with limits for the user query.
+func StartQuery(t testing.TB, dir string, limits engine.QueryLimits) *engine.Engine {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cache, err := engine.CacheDir()
@@ -37,7 +43,7 @@ func StartIn(t testing.TB, dir string) *engine.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library, WriterPassword: "writer", AnalystPassword: "analyst", QueryPassword: "query"})
+	e, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library, WriterPassword: "writer", AnalystPassword: "analyst", QueryPassword: "query", Query: limits})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,159 @@
+package query
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+
+	"github.com/tachograph/tachograph/services/api/problem"
+)
+
+// pieceBytes is as much of an answer as is in memory.
+const pieceBytes = 64 << 10
+
+// exceptionBytes is as much of what the server says in an error as is read.
+const exceptionBytes = 64 << 10
+
+// An Answer is what ClickHouse says, piece by piece. It is not safe for
+// concurrent use.
+type Answer struct {
+	ID string // the statement's, in ClickHouse
+
+	client    *Client
+	asker     context.Context // ends when nobody waits any more
+	cancel    context.CancelFunc
+	statement string
+	body      io.ReadCloser
+	marker    []byte // begins an exception within the answer
+
+	buffer   [pieceBytes]byte
+	have     int   // bytes of buffer
+	given    int   // of which the caller has these
+	sent     int64 // bytes in all
+	ended    error // what the body ended with
+	asked    bool  // the server may be at work
+	whole    bool  // the server is done with it
+	counted  bool
+	released bool
+}
+
+// Next returns the next piece, valid until the next call, or io.EOF after a
+// whole answer.
+//
+// Errors: a *problem.Problem when the answer is not whole and what was returned
+// so far is not to be used; the asker's context's.
+func (a *Answer) Next() ([]byte, error) {
+	a.have = copy(a.buffer[:], a.buffer[a.given:a.have])
+	a.given = 0
+	for {
+		n, err := a.ready()
+		if err == nil && a.sent+int64(n) > a.client.cfg.Limits.Bytes {
+			err = a.client.cfg.Limits.bytes()
+		}
+		switch {
+		case err != nil:
+			a.count(err)
+			return nil, err
+		case n > 0:
+			a.given = n
+			a.sent += int64(n)
+			a.client.metrics.bytes.Add(float64(n))
+			return a.buffer[:n], nil
+		case a.ended != nil:
+			a.whole = true
+			a.count(nil)
+			return nil, io.EOF
+		}
+		a.read()
+	}
+}
+
+// prime fills the buffer before anything is given away, so that what goes wrong
+// early is an error instead of half an answer. ClickHouse holds back its first
+// megabyte itself, so that this waits for nothing.
+func (a *Answer) prime() error {
+	for a.have < len(a.buffer) && a.ended == nil {
+		a.read()
+	}
+	n, err := a.ready()
+	if err == nil && int64(n) > a.client.cfg.Limits.Bytes {
+		err = a.client.cfg.Limits.bytes()
+	}
+	return err
+}
+
+// ready returns how much of the buffer can be given away: not the end that may
+// be the beginning of a marker.
+func (a *Answer) ready() (int, error) {
+	if at := bytes.Index(a.buffer[:a.have], a.marker); at >= 0 {
+		return 0, a.exception(at + len(a.marker))
+	}
+	switch {
+	case a.ended == nil:
+		return max(0, a.have-len(a.marker)+1), nil
+	case errors.Is(a.ended, io.EOF) && !errors.Is(a.ended, io.ErrUnexpectedEOF):
+		return a.have, nil
+	}
+	return 0, a.why(a.ended)
+}
+
+func (a *Answer) read() {
+	n, err := a.body.Read(a.buffer[a.have:])
+	a.have += n
+	a.ended = err
+}
+
+// exception makes an error of the exception that begins at the place.
+func (a *Answer) exception(at int) error {
+	text := bytes.Clone(a.buffer[at:a.have])
+	if a.ended == nil { // the server may end the body here without saying so
+		rest, _ := io.ReadAll(io.LimitReader(a.body, exceptionBytes))
+		text = append(text, rest...)
+	}
+	a.whole = true
+	return a.refusal(string(text))
+}
+
+// why tells what ended an answer that is not whole: the asker, the clock, or
+// the server.
+func (a *Answer) why(err error) error {
+	if gone := a.asker.Err(); gone != nil {
+		return gone
+	}
+	var p *problem.Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, context.DeadlineExceeded):
+		return a.client.cfg.Limits.time()
+	}
+	a.client.cfg.Logger.Warn("ClickHouse does not answer", "query", a.ID, "error", err)
+	return problem.New(problem.Unavailable, "query: ClickHouse does not answer at the moment", nil)
+}
+
+func (a *Answer) count(err error) {
+	if !a.counted {
+		a.counted = true
+		a.client.metrics.count(err)
+	}
+}
+
+// Close ends the statement if it is at work and gives its place free. It
+// returns when the server has ended it.
+func (a *Answer) Close() {
+	if a.released {
+		return
+	}
+	a.released = true
+	a.count(context.Canceled)
+	a.cancel()
+	if a.body != nil {
+		_ = a.body.Close() // it was only read
+	}
+	if a.asked && !a.whole {
+		a.client.end(a.ID)
+	}
+	a.client.metrics.running.Dec()
+	<-a.client.places
+}
