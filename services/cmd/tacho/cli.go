@@ -24,7 +24,7 @@ type commands struct {
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
 	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
-	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as the read-only analyst."`
+	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as a user that can only read."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
 	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`
 }
@@ -100,7 +100,7 @@ func newParser(c *commands, limits choices, stdout, stderr io.Writer) (*kong.Kon
 		kong.ValueFormatter(withDefault),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.Vars{
-			"sql_formats": terminalFormat + " on a terminal, else " + pipeFormat,
+			"sql_formats": terminalFormat.Name + " on a terminal, else " + pipeFormat.Name,
 		},
 	)
 }

@@ -1,128 +1,140 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/tachograph/tachograph/services/query"
 )
 
 // SQLCommand is tacho sql.
 type SQLCommand struct {
-	Data   string `help:"Data folder of the running node." default:"data" type:"path" placeholder:"DIR"`
-	Query  string `arg:"" optional:"" help:"The query; - or nothing reads it from standard input."`
-	Format string `help:"ClickHouse format of the result (${sql_formats})." placeholder:"NAME"`
-	JSON   bool   `help:"Print one JSON object a row: the format JSONEachRow." name:"json"`
+	Place  `embed:""`
+	Query  string            `arg:"" optional:"" help:"The query; - or nothing reads it from standard input."`
+	Format string            `help:"json, ndjson, csv, tsv, table, parquet or arrow (${sql_formats})." placeholder:"NAME"`
+	JSON   bool              `help:"Print one JSON object a row: the format ndjson." name:"json"`
+	Param  map[string]string `help:"Value of {NAME:Type} in the query, taken literally; once for each." env:"TACHO_SQL_PARAM" placeholder:"NAME=VALUE" mapsep:"none"`
+	Output string            `short:"o" help:"Write the result to a file, whole or not at all." env:"TACHO_SQL_OUTPUT" type:"path" placeholder:"FILE"`
 }
 
 // Formats of a result where the user names none: a table for eyes, and what
-// clickhouse-client gives a pipe.
-const (
-	terminalFormat = "PrettyCompactMonoBlock"
-	pipeFormat     = "TabSeparated"
+// cut and awk read for a pipe.
+var (
+	terminalFormat = query.Table
+	pipeFormat     = query.TSV
 )
 
-// Run asks ClickHouse as the read-only analyst.
+// Run asks ClickHouse through the node, as a user that can only read.
 func (c *SQLCommand) Run(ctx context.Context, out *output, in io.Reader) error {
-	query := c.Query
-	if query == "" || query == "-" {
-		text, err := io.ReadAll(in)
+	text := c.Query
+	if text == "" || text == "-" {
+		read, err := io.ReadAll(in)
 		if err != nil {
 			return failed(exitUsage, "", "read query: %w", err)
 		}
-		query = string(text)
+		text = string(read)
 	}
-	if strings.TrimSpace(query) == "" {
+	if strings.TrimSpace(text) == "" {
 		return failed(exitUsage, `such as: tacho sql "SELECT count() FROM tacho.events"`, "ask clickhouse: the query is empty")
 	}
-	place := Place{Data: c.Data}
-	a, err := place.addresses()
+	format, err := c.format(out)
 	if err != nil {
 		return err
 	}
-	if a.ClickHouseHTTP == "" {
-		return failed(exitUnreachable, "ask the ClickHouse server that the node writes to", "ask clickhouse: the node of %s has no HTTP address of it", c.Data)
-	}
-	if a.ClickHouseUser == "" {
-		return failed(exitUnreachable, "ask that server as a user of your own",
-			"ask clickhouse: the node of %s writes to the server at %s, where it has no analyst", c.Data, a.ClickHouseHTTP)
-	}
-	password, err := place.secret("password of the analyst", a.ClickHousePasswordFile)
+	node, err := c.client()
 	if err != nil {
 		return err
 	}
-	format := c.Format
-	switch {
-	case format != "":
-	case c.JSON:
-		format = "JSONEachRow"
-	case out.terminal():
-		format = terminalFormat
-	default:
-		format = pipeFormat
+	node.http.Timeout = 0 // the node has a limit of its own, --query-time
+	values := url.Values{"format": {format.Name}}
+	for name, value := range c.Param {
+		values.Set("param_"+name, value)
 	}
-	values := url.Values{"database": {"tacho"}, "default_format": {format}}
-	address := withScheme(a.ClickHouseHTTP, "http")
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/?"+values.Encode(), strings.NewReader(query))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, node.base+"/v1/query?"+values.Encode(), strings.NewReader(text))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("X-ClickHouse-User", a.ClickHouseUser)
-	req.Header.Set("X-ClickHouse-Key", password)
-	resp, err := http.DefaultClient.Do(req)
+	req.Header.Set("Content-Type", "application/sql")
+	resp, err := node.open(req)
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return failed(exitUnreachable, "is the node running? see /readyz", "reach clickhouse at %s: %w", address, err)
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what came of it is what can be told
-		exit := exitFailed
-		if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
-			exit = exitDenied
-		}
-		return failed(exit, "", "ask clickhouse: %s", exception(text, resp))
+	if c.Output != "" {
+		return c.save(ctx, resp)
 	}
-	var tail tailWriter
-	if _, err := io.Copy(io.MultiWriter(out.w, &tail), resp.Body); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return failed(exitFailed, "the result above is not whole", "ask clickhouse: read result: %w", err)
-	}
-	if tag := resp.Header.Get("X-ClickHouse-Exception-Tag"); tag != "" && bytes.Contains(tail.last, []byte("__exception__\r\n"+tag)) {
-		return failed(exitFailed, "the result above is not whole", "ask clickhouse: the query failed while its result was read")
-	}
-	return nil
+	return pass(ctx, out.w, resp, "the result above is not whole")
 }
 
-func exception(text []byte, resp *http.Response) string {
-	message := strings.TrimSpace(string(text))
-	if message == "" {
-		return fmt.Sprintf("it answered %s", resp.Status)
+// format is what the user named, or what suits where the result goes.
+func (c *SQLCommand) format(out *output) (query.Format, error) {
+	terminal := c.Output == "" && out.terminal()
+	name := strings.ToLower(c.Format)
+	switch {
+	case name != "":
+	case c.JSON:
+		name = query.NDJSON.Name
+	case terminal:
+		name = terminalFormat.Name
+	default:
+		name = pipeFormat.Name
 	}
-	return message
+	f, ok := query.FormatOf(name)
+	if !ok {
+		var names []string
+		for _, f := range query.Formats {
+			names = append(names, f.Name)
+		}
+		return f, failed(exitUsage, "choose one of "+strings.Join(names, ", "), "ask clickhouse: --format %s is none", c.Format)
+	}
+	if terminal && slices.Contains([]query.Format{query.Parquet, query.Arrow}, f) {
+		return f, failed(exitUsage, "write it to a file with -o FILE, or into a pipe", "ask clickhouse: %s is no text for a terminal", f.Name)
+	}
+	return f, nil
 }
 
-// A tailWriter keeps the end of what was written: there ClickHouse says that a
-// result which began well has ended badly.
-type tailWriter struct{ last []byte }
-
-const tailBytes = 32 << 10
-
-func (t *tailWriter) Write(p []byte) (int, error) {
-	if len(p) >= tailBytes {
-		t.last = append(t.last[:0], p[len(p)-tailBytes:]...)
-		return len(p), nil
+// save writes the result beside the file and puts it in place when it is whole.
+func (c *SQLCommand) save(ctx context.Context, resp *http.Response) error {
+	f, err := os.CreateTemp(filepath.Dir(c.Output), "."+filepath.Base(c.Output)+"-*")
+	if err != nil {
+		return failed(exitFailed, "", "write result: %w", err)
 	}
-	if over := len(t.last) + len(p) - tailBytes; over > 0 {
-		t.last = append(t.last[:0], t.last[over:]...)
+	err = pass(ctx, f, resp, c.Output+" was left as it was")
+	if closed := f.Close(); err == nil && closed != nil {
+		err = failed(exitFailed, "", "write result: %w", closed)
 	}
-	t.last = append(t.last, p...)
-	return len(p), nil
+	if err == nil {
+		if err = errors.Join(os.Chmod(f.Name(), 0o644), os.Rename(f.Name(), c.Output)); err != nil {
+			err = failed(exitFailed, "", "write result: %w", err)
+		}
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // it is the error that counts
+	}
+	return err
+}
+
+// pass copies a result to its end. One that breaks off is an error: the node
+// cuts the connection when ClickHouse fails in the middle.
+func pass(ctx context.Context, w io.Writer, resp *http.Response, broken string) error {
+	_, err := io.Copy(w, resp.Body)
+	var written *os.PathError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &written):
+		return failed(exitFailed, "", "write result: %w", err)
+	}
+	return failed(exitFailed, fmt.Sprintf("%s; the node's log says why, under request %s", broken, resp.Header.Get("X-Request-Id")),
+		"ask clickhouse: the query failed while its result was read: %w", err)
 }
