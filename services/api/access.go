@@ -21,6 +21,20 @@ func (a *api) admin(h handler) handler {
 	}
 }
 
+// asker lets pass the admin and the analysts.
+func (a *api) asker(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		token, err := bearer(r)
+		if err != nil {
+			return err
+		}
+		if !a.keys.Check(token) && !a.analyst.Check(token) {
+			return a.stranger(token, "the analyst's or the admin token")
+		}
+		return h(w, r)
+	}
+}
+
 // own lets pass the admin and the device that the path names. What a stranger
 // is told does not depend on whether the device exists.
 func (a *api) own(h handler) handler {
@@ -36,9 +50,12 @@ func (a *api) own(h handler) handler {
 	}
 }
 
-// stranger refuses a token that does not open this call: a device's, which is
-// known and opens its own, or nobody's.
+// stranger refuses a token that does not open this call: a device's or the
+// analyst's, which are known and open their own, or nobody's.
 func (a *api) stranger(token, wanted string) error {
+	if a.analyst.Check(token) {
+		return problem.New(problem.Forbidden, "authenticate: the analyst's token was sent, this call wants "+wanted, nil)
+	}
 	if _, known := a.devices.Owner(token); known {
 		return problem.New(problem.Forbidden, "authenticate: a device's token was sent, this call wants "+wanted, nil)
 	}

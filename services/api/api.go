@@ -33,13 +33,14 @@ import (
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
-// A Config says what the API stands on. All fields but Telemetry,
-// Metrics and Runners are required.
+// A Config says what the API stands on. All fields but Analyst,
+// Query, Telemetry, Metrics and Runners are required.
 type Config struct {
 	Log       events.Log
 	Catalog   *catalog.Catalog
 	Auth      *auth.Directory
-	Admin     *auth.Admin
+	Admin     *auth.Key
+	Analyst   *auth.Key          // may ask, and nothing else; nil: nobody
 	KV        jetstream.KeyValue // bucket of the projection latest
 	Past      *latest.Past       // and its states of earlier
 	Replays   *replays.Replays   // nil where the process runs no projections
@@ -59,7 +60,8 @@ type api struct {
 	log      events.Log
 	catalog  *catalog.Catalog
 	devices  *auth.Directory
-	keys     *auth.Admin
+	keys     *auth.Key
+	analyst  *auth.Key
 	latest   jetstream.KeyValue
 	past     *latest.Past
 	replays  *replays.Replays
@@ -88,7 +90,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -137,8 +139,8 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/schemas", a.handle(a.admin(a.listSchemas))},
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},
 		{"GET /v1/events", a.handle(a.admin(a.listEvents))},
-		{"GET /v1/query", a.handle(a.admin(a.askByURL))},
-		{"POST /v1/query", a.handle(a.admin(a.askByBody))},
+		{"GET /v1/query", a.handle(a.asker(a.askByURL))},
+		{"POST /v1/query", a.handle(a.asker(a.askByBody))},
 		{"POST /v1/replays/{projection}", a.handle(a.admin(a.startReplay))},
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},

@@ -48,6 +48,11 @@ func TestContract(t *testing.T) {
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
+		if c.path != "/v1/query" {
+			refused(call{method: c.method, path: c.path, token: f.analyst}, problem.Forbidden)
+		} else {
+			refused(call{method: c.method, path: c.path, token: f.analyst}, problem.InvalidRequest) // there is no statement
+		}
 		refused(call{method: c.method, path: c.path + "?nonsense=1", token: "admin"}, problem.InvalidRequest)
 		if own := strings.HasPrefix(c.path, "/v1/devices/car-1/s"); !own {
 			refused(call{method: c.method, path: c.path, token: car}, problem.Forbidden)

@@ -50,6 +50,7 @@ type fixture struct {
 	nats     *server.Server
 	url      string
 	admin    string
+	analyst  string
 	handler  http.Handler
 	logged   *logBuffer
 	asked    *engine.Engine // with withQueries
@@ -157,6 +158,14 @@ func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 		t.Fatal(err)
 	}
 	f.admin = strings.TrimSpace(string(token))
+	analyst, err := auth.AnalystToken(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err = os.ReadFile(filepath.Join(dir, auth.AnalystFile)); err != nil {
+		t.Fatal(err)
+	}
+	f.analyst = strings.TrimSpace(string(token))
 	f.openBucket()
 
 	following := make(chan struct{}, 5)
@@ -167,7 +176,7 @@ func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	c := Config{
-		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
+		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, Analyst: analyst, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
 		Janitor:   retention.New(retention.Config{Log: f.log, Keep: time.Hour, Logger: logger}),
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {

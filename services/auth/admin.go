@@ -10,40 +10,51 @@ import (
 	"path/filepath"
 )
 
-// AdminFile is the file in the data folder that holds the admin token.
-const AdminFile = "admin.token"
+// The files in the data folder that hold the tokens of people.
+const (
+	AdminFile   = "admin.token"   // may do everything
+	AnalystFile = "analyst.token" // may ask /v1/query, and nothing else
+)
 
-// An Admin recognizes the administrator.
-type Admin struct{ digest digest }
+// A Key recognizes who holds the token of a file.
+type Key struct{ digest digest }
 
 // AdminToken reads the admin token of a data folder, and on the first start
 // creates it, readable by the owner alone. A file that others could read is
 // refused: what it holds may be known.
-func AdminToken(dataDir string) (*Admin, error) {
-	path := filepath.Join(dataDir, AdminFile)
-	token, err := readAdmin(path)
+func AdminToken(dataDir string) (*Key, error) { return fileToken("admin", dataDir, AdminFile) }
+
+// AnalystToken is AdminToken for those who only ask ClickHouse.
+func AnalystToken(dataDir string) (*Key, error) { return fileToken("analyst", dataDir, AnalystFile) }
+
+func fileToken(who, dataDir, file string) (*Key, error) {
+	path := filepath.Join(dataDir, file)
+	token, err := readToken(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = createAdmin(path); err == nil {
-			token, err = readAdmin(path)
+		if err = createToken(path); err == nil {
+			token, err = readToken(path)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("admin token: %w", err)
+		return nil, fmt.Errorf("%s token: %w", who, err)
 	}
 	d, ok := digestOf(token)
 	if !ok || len(token) < len(tokenPrefix)+32 {
-		return nil, fmt.Errorf("admin token: %s holds no token of ours; remove the file and start again for a new one", path)
+		return nil, fmt.Errorf("%s token: %s holds no token of ours; remove the file and start again for a new one", who, path)
 	}
-	return &Admin{d}, nil
+	return &Key{d}, nil
 }
 
-// Check tells in constant time whether token is the administrator's.
-func (a *Admin) Check(token string) bool {
+// Check tells in constant time whether token is the key's. No key has any.
+func (a *Key) Check(token string) bool {
+	if a == nil {
+		return false
+	}
 	d, ok := digestOf(token)
 	return subtle.ConstantTimeCompare(d[:], a.digest[:]) == 1 && ok
 }
 
-func readAdmin(path string) (string, error) {
+func readToken(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", err
@@ -55,10 +66,10 @@ func readAdmin(path string) (string, error) {
 	return string(bytes.TrimSpace(text)), err
 }
 
-// createAdmin puts a whole, synced file in place or leaves what another
+// createToken puts a whole, synced file in place or leaves what another
 // process put there first.
-func createAdmin(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+AdminFile+"-*") // mode 0600
+func createToken(path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
 	if err != nil {
 		return err
 	}

@@ -56,3 +56,26 @@ func TestAdminToken(t *testing.T) {
 		t.Error("an empty token was taken")
 	}
 }
+
+// TestAnalystToken: it is another than the administrator's, and no key opens nothing.
+func TestAnalystToken(t *testing.T) {
+	dir := t.TempDir()
+	admin, err := AdminToken(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	analyst, err := AnalystToken(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, keys := range map[string][2]*Key{AdminFile: {admin, analyst}, AnalystFile: {analyst, admin}} {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := strings.TrimSpace(string(text))
+		if !keys[0].Check(token) || keys[1].Check(token) || (*Key)(nil).Check(token) {
+			t.Errorf("%s: wrong answer", file)
+		}
+	}
+}

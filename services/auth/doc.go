@@ -1,5 +1,5 @@
 // Package auth knows who may speak: the devices of the fleet with their tokens,
-// and the administrator.
+// the administrator, and the analysts, who share one.
 //
 // The directory of devices is a fold of the log's control partition, so every
 // process of a cluster comes to the same answer, and a removed device is gone

@@ -72,7 +72,7 @@ var table = map[Code]row{
 	IncompatibleSchema: {status: 409, hint: "add new optional fields instead of changing old ones, or register it under another name"},
 	UndecodablePayload: {status: 422, hint: "mend the payload; when details.kept is true it is in tacho.dead_letters and must not be sent again unchanged"},
 	Unauthenticated:    {status: 401, hint: "send Authorization: Bearer TOKEN; the admin token is in admin.token of the data folder, a device's is printed by tacho device add"},
-	Forbidden:          {status: 403, hint: "a device's token serves only its own device; use the admin token"},
+	Forbidden:          {status: 403, hint: "a device's token serves only its own device, the analyst's only /v1/query; use the admin token"},
 	NotFound:           {status: 404, hint: "see /openapi.yaml for the paths"},
 	DeviceNotFound:     {status: 404, hint: "tacho device list shows the devices; tacho device add ID adds one"},
 	SchemaNotFound:     {status: 404, hint: "tacho schema list shows the schemas and their versions"},

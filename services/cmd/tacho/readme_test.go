@@ -66,7 +66,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.NewReplacer(
-		"-p 1883", "-p "+port, "localhost:8080", a.HTTP, "cat data/", "cat "+data+"/", "curl ", "curl -sf ", "mosquitto_pub", mosquitto,
+		"-p 1883", "-p "+port, "localhost:8080", a.HTTP, "curl ", "curl -sf ", "mosquitto_pub", mosquitto,
 		"tacho state car-1 ", "until tacho state car-1; do sleep 0.1; done ", // it follows in its own time
 		"tacho sql", "until tacho state car-1 && tacho sql 'SELECT throwIf(count() = 0) FROM tacho.position'; do sleep 0.1; done; tacho sql",
 		"tacho tail ", "timeout -s INT 2 tacho tail ",
