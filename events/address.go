@@ -9,6 +9,7 @@ import (
 // Where events are kept; DESIGN.md, "Subjects", is the specification.
 //
 //	in.<slot>.<device>.<type>.<schema>          telemetry
+//	in.<slot>.<device>.<type>.r<letter>         the replay of a dead letter
 //	fact.<slot>.<kind>.<id>[.<name>]            control facts
 //	secret.<slot>.credential.<id>               credentials, never republished
 //	dead.<slot>.<device>.<type>.<name>          what could not be decoded
@@ -17,6 +18,8 @@ const (
 	rootFact      = "fact"
 	rootSecret    = "secret"
 	rootDead      = "dead"
+
+	replayMark = 'r' // before a letter's name, where other telemetry has a number
 )
 
 // Subject returns the subject that the log keeps the event under.
@@ -31,6 +34,9 @@ func (e *Event) AppendSubject(b []byte) []byte {
 		b = appendRoot(b, rootTelemetry, e.Stream.ID)
 		b = append(appendToken(b, e.Stream.ID), '.')
 		b = append(appendToken(b, e.Type), '.')
+		if e.Stream.Name != "" {
+			return appendToken(append(b, replayMark), e.Stream.Name)
+		}
 		return strconv.AppendUint(b, uint64(e.Schema), 10)
 	case DeadLetter:
 		b = appendRoot(b, rootDead, e.Stream.ID)
@@ -62,7 +68,11 @@ func (s Stream) appendSubject(b []byte) []byte {
 func (s Stream) Filter() string {
 	switch s.Kind {
 	case Telemetry:
-		return string(appendToken(appendRoot(nil, rootTelemetry, s.ID), s.ID)) + ".>"
+		b := appendToken(appendRoot(nil, rootTelemetry, s.ID), s.ID)
+		if s.Name != "" {
+			return string(appendToken(append(b, ".*."+string(replayMark)...), s.Name))
+		}
+		return string(b) + ".>"
 	case DeadLetter:
 		if s.Name == "" {
 			return string(appendToken(appendRoot(nil, rootDead, s.ID), s.ID)) + ".>"
@@ -121,11 +131,17 @@ func ParseSubject(subject string) (s Stream, typ string, schema uint32, err erro
 		if n != 5 {
 			return bad("telemetry has five tokens")
 		}
+		s, typ = Stream{Kind: Telemetry, ID: unescape(2)}, unescape(3)
+		if name, replay := strings.CutPrefix(tokens[4], string(replayMark)); replay {
+			tokens[4] = name
+			s.Name = unescape(4)
+			break
+		}
 		v, perr := strconv.ParseUint(tokens[4], 10, 32)
 		if perr != nil {
 			return bad("schema version")
 		}
-		s, typ, schema = Stream{Kind: Telemetry, ID: unescape(2)}, unescape(3), uint32(v)
+		schema = uint32(v)
 	case rootDead:
 		if n != 5 {
 			return bad("a dead letter has five tokens")
@@ -168,7 +184,9 @@ func (e *Event) Validate() error {
 	case e.Stream.Kind == DeadLetter && e.Stream.Name == "":
 		return bad("a dead letter needs a name")
 	case e.Stream.Kind == Telemetry && e.Stream.Name != "":
-		return bad("a telemetry stream has no name")
+		if _, ok := e.Replayed(); !ok || e.Schema == 0 || e.Received.IsZero() {
+			return bad("telemetry has no name, unless it replays a dead letter")
+		}
 	case !ValidID(e.ID):
 		return bad("bad event id")
 	}

@@ -5,8 +5,8 @@ import "time"
 // An Event is one fact, immutable once stored.
 //
 // Writers fill Stream, Type, ID, Schema and Payload. Position and Received are
-// the log's to set; a writer's values there are ignored, except by an import
-// (see Override).
+// the log's to set; a writer's values there are ignored, but for Received in
+// the replay of a dead letter (see LetterID.Replay).
 type Event struct {
 	Stream Stream
 

@@ -16,11 +16,13 @@ const (
 	Command    Kind = "command"    // what a device was told to do
 	Job        Kind = "job"        // commands for many devices
 	DeadLetter Kind = "dead"       // what could not be decoded
+	Letter     Kind = "letter"     // what became of a dead letter; Name is its LetterID
 )
 
 // A Stream is the sequence of events of one aggregate.
 //
-// For telemetry it is a device (Name stays empty). For control facts ID is the
+// For telemetry it is a device; Name is empty but for the replay of a dead
+// letter, whose LetterID it is. For control facts ID is the
 // device, or the aggregate's own id where it has no device (a schema's name),
 // and Name tells several aggregates of one id apart (a named shadow); both may
 // hold any bytes, the log escapes them.

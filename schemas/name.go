@@ -8,7 +8,7 @@ import (
 
 // reservedNames are tables, views and topics of ours.
 var reservedNames = []string{
-	"audit", "batch", "checkpoints", "command_steps", "commands", "coverage", "credentials", "dead_letters", "default", "devices",
+	"audit", "batch", "checkpoints", "command_steps", "commands", "coverage", "credentials", "dead_letter_outcomes", "dead_letter_states", "dead_letters", "default", "devices",
 	"events", "gaps", "ingest", "ingest_delay", "jobs", "latest", "migrations", "presence", "presence_sessions", "registry", "samples",
 	"schemas", "shadow", "shadow_changes", "shadows", "system", "tombstones", "trips", "verify",
 }

@@ -54,7 +54,7 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 		msgs[i] = &nats.Msg{Subject: e.Subject(), Header: h, Data: e.Payload}
 	}
 	if seq, expected := expect.Seq(); expected {
-		if stream.Kind == events.Telemetry {
+		if stream.Kind == events.Telemetry && stream.Name == "" {
 			return fail(fmt.Errorf("telemetry carries no expectation: %w", events.ErrInvalid))
 		}
 		msgs[0].Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(seq, 10))

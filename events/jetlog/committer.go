@@ -93,8 +93,8 @@ func (l *Log) Enqueue(ctx context.Context, e events.Event, done func(error)) err
 	if err := e.Validate(); err != nil {
 		return fmt.Errorf("enqueue: %w", err)
 	}
-	if e.Stream.Kind != events.Telemetry {
-		return fmt.Errorf("enqueue %s: only telemetry is enqueued: %w", e.Stream, events.ErrInvalid)
+	if e.Stream.Kind != events.Telemetry || e.Stream.Name != "" {
+		return fmt.Errorf("enqueue %s: only telemetry is enqueued, and no replays: %w", e.Stream, events.ErrInvalid)
 	}
 	if limit := l.maxPayload(); len(e.Payload) > limit {
 		return fmt.Errorf("enqueue %s: %d bytes, at most %d: %w", e.Stream, len(e.Payload), limit, events.ErrTooLarge)

@@ -16,11 +16,18 @@ import (
 const (
 	headerID       = "Id" // where it is not the derived one
 	headerType     = "Ty" // of control facts
-	headerSchema   = "Sv" // of control facts, when not 0
-	headerReceived = "At" // of imported events: the arrival time, RFC 3339 with nanoseconds
+	headerSchema   = "Sv" // of control facts, when not 0, and of replays
+	headerReceived = "At" // of imported events and replays: the arrival time, RFC 3339 with nanoseconds
 )
 
 func headerOf(e *events.Event) nats.Header {
+	if _, ok := e.Replayed(); ok {
+		return nats.Header{
+			headerID:       []string{e.ID},
+			headerSchema:   []string{strconv.FormatUint(uint64(e.Schema), 10)},
+			headerReceived: []string{e.Received.UTC().Format(time.RFC3339Nano)},
+		}
+	}
 	if e.Stream.Kind == events.Telemetry || e.Stream.Kind == events.DeadLetter {
 		if e.ID == events.DeriveID(e.Stream.ID, e.Type, e.Payload) {
 			return nil

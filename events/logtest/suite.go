@@ -39,6 +39,7 @@ func Run(t *testing.T, open Open) {
 		{"Select", selects},
 		{"Subscribe", subscribe},
 		{"NowOnly", nowOnly},
+		{"Replays", replays},
 		{"Refusals", refusals},
 		{"OddNames", oddNames},
 		{"Partitions", partitions},

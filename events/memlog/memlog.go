@@ -108,6 +108,9 @@ func (l *Log) Enqueue(ctx context.Context, e events.Event, done func(error)) err
 	if err := l.check([]events.Event{e}); err != nil {
 		return err
 	}
+	if e.Stream.Kind != events.Telemetry || e.Stream.Name != "" {
+		return fmt.Errorf("enqueue %s: only telemetry is enqueued, and no replays: %w", e.Stream, events.ErrInvalid)
+	}
 	fault := l.opts.Fault("enqueue")
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,7 +145,10 @@ func (l *Log) check(evs []events.Event) error {
 func (l *Log) store(e events.Event) events.Position {
 	p := e.Stream.PartitionIn(l.opts.Partitions)
 	e.Position = events.Position{Epoch: 1, Partition: p, Seq: uint64(len(l.partitions[p]) + 1)}
-	e.Received = l.opts.Now().UTC()
+	if _, replay := e.Replayed(); !replay {
+		e.Received = l.opts.Now()
+	}
+	e.Received = e.Received.UTC()
 	e.Payload = slices.Clone(e.Payload)
 	l.partitions[p] = append(l.partitions[p], e)
 	close(l.changed)
@@ -187,7 +193,8 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			if !l.holds(e.Position) {
 				continue
 			}
-			if (e.Stream == s || s.Kind == events.DeadLetter && s.Name == "" && e.Stream.ID == s.ID) && !yield(e, nil) {
+			all := s.Name == "" && (s.Kind == events.DeadLetter || s.Kind == events.Telemetry) && e.Stream.Kind == s.Kind && e.Stream.ID == s.ID
+			if (e.Stream == s || all) && !yield(e, nil) {
 				return
 			}
 		}

@@ -23,9 +23,10 @@ type batch struct {
 	repeats     int
 	bytes       int64
 
-	log    *eventRows
-	tables map[*schemas.Schema]*messageRows
-	dead   []deadLetter
+	log      *eventRows
+	tables   map[*schemas.Schema]*messageRows
+	dead     []deadLetter
+	outcomes []outcome
 
 	registered []registered
 }
@@ -96,6 +97,10 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, rep
 	if e.Stream.Kind == events.SchemaKind {
 		b.registered = append(b.registered, registered{e.Stream.ID, e.Schema})
 	}
+	if o, ok := outcomeOf(&e); ok {
+		b.outcomes = append(b.outcomes, o)
+		b.rows++
+	}
 	b.log.append(&e, repeat, ref)
 	if repeat {
 		b.repeats++
@@ -160,6 +165,9 @@ func (b *batch) seal() []*block {
 	}
 	if len(b.dead) > 0 {
 		blocks = append(blocks, sealDead(b.mem, b.dead))
+	}
+	if len(b.outcomes) > 0 {
+		blocks = append(blocks, sealOutcomes(b.mem, b.outcomes))
 	}
 	return append(blocks, b.log.seal(times))
 }

@@ -49,6 +49,19 @@ var deadColumns = []schemas.Column{
 	{Name: "_row", Type: "UInt32", Comment: "as sample"},
 }
 
+var outcomeColumns = []schemas.Column{
+	{Name: "device", Type: "String"},
+	{Name: "message", Type: "LowCardinality(String)"},
+	{Name: "letter", Type: "String", Comment: "epoch.partition.seq-sample of the dead letter"},
+	{Name: "outcome", Type: "LowCardinality(String)", Comment: "replayed or dropped"},
+	{Name: "schema", Type: "UInt32", Comment: "version that could read it; 0 for dropped"},
+	{Name: "note", Type: "String", Comment: "why it was dropped"},
+	{Name: "received", Type: "DateTime64(6, 'UTC')", Comment: "arrival of the letter's message, or of the wish to drop it"},
+	{Name: "_epoch", Type: "UInt32"},
+	{Name: "_partition", Type: "UInt16"},
+	{Name: "_seq", Type: "UInt64"},
+}
+
 // A checkpoint says that everything up to it is in the table. It may be older
 // than the truth, never newer.
 var checkpointColumns = []schemas.Column{
@@ -109,6 +122,7 @@ func Migrate(ctx context.Context, s Server) error {
 	for _, t := range []table{
 		{"events", "every event of the log", byPosition, eventColumns, "_seq"},
 		{"dead_letters", "what could not be read", byArrival, deadColumns, "_seq"},
+		{outcomeTable, "what became of it", byArrival, outcomeColumns, "_seq"},
 		{"checkpoints", "how far each table is", bySeq, checkpointColumns, ""},
 		{writersTable, "who may insert", byTerm, writerColumns, ""},
 	} {

@@ -1,7 +1,6 @@
 package columnar
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -182,10 +181,9 @@ func sealDead(mem memory.Allocator, dead []deadLetter) *block {
 // park is the dead letter as an event of the log. Its name is where it comes
 // from, so that parking it again finds it there.
 func (d *deadLetter) park() events.Event {
-	p := d.event.Position
-	name := p.String() + "-" + strconv.FormatUint(uint64(d.sample), 10)
+	name := events.LetterID{Position: d.event.Position, Sample: d.sample}
 	return events.Event{
-		Stream:  events.Stream{Kind: events.DeadLetter, ID: d.event.Stream.ID, Name: name},
+		Stream:  events.Stream{Kind: events.DeadLetter, ID: d.event.Stream.ID, Name: name.String()},
 		Type:    d.event.Type,
 		ID:      d.event.ID,
 		Schema:  d.event.Schema,

@@ -145,7 +145,7 @@ func (w *Writer) Run(ctx context.Context) error {
 // before the first fact.
 func (w *Writer) prepare(ctx context.Context) error {
 	err := w.persist(ctx, "keep events", func() error {
-		for _, table := range []string{"events", "dead_letters"} {
+		for _, table := range []string{"events", "dead_letters"} { // outcomes outlive their letters
 			if err := w.ensureKept(ctx, table, "toDateTime(received)", w.cfg.Keep.Events); err != nil {
 				return err
 			}

@@ -143,5 +143,7 @@ func (s *State) drop(typ string) {
 func (s *State) arrive(e *events.Event) {
 	s.Position, s.ID = e.Position, e.ID
 	s.Events++
-	s.Received = time.UnixMicro(e.Received.UnixMicro()).UTC()
+	if at := time.UnixMicro(e.Received.UnixMicro()).UTC(); at.After(s.Received) {
+		s.Received = at // the replay of a dead letter arrived long before
+	}
 }

@@ -3,6 +3,7 @@ package latest
 import (
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/schemas"
@@ -82,7 +83,7 @@ func (f *folder) add(s *State, e *events.Event, schema *schemas.Schema) {
 	}
 	s.arrive(e)
 	from := received{
-		received: s.Received,
+		received: time.UnixMicro(e.Received.UnixMicro()).UTC(),
 		place:    place{epoch: e.Position.Epoch, seq: e.Position.Seq},
 	}
 	if schema == nil {

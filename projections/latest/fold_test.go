@@ -198,3 +198,38 @@ func FuzzDocument(f *testing.F) {
 		}
 	})
 }
+
+// A dead letter that is replayed arrived when its message did: its value counts
+// by that, and the state's own arrival does not go back.
+func TestReplayedLetter(t *testing.T) {
+	registry := builtIn(t)
+	start := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	at := func(minute int) time.Time { return start.Add(time.Duration(minute) * time.Minute) }
+	speed := func(minute, v int) string { return fmt.Sprintf(`{"time":%d,"speed":%d}`, at(minute).UnixMilli(), v) }
+	first, last := eventAt(1, "position", 1, speed(0, 1), at(0)), eventAt(2, "position", 1, speed(10, 2), at(10))
+	letter := events.LetterID{Position: events.Position{Epoch: 1, Seq: 1}}
+	for name, c := range map[string]struct {
+		payload string
+		want    string
+		arrival time.Time
+	}{
+		"older":               {speed(5, 3), "2", at(10)},
+		"without a time":      {`{"speed":3}`, "2", at(10)}, // it has that of its arrival, minute 5
+		"a clock ahead":       {speed(11, 3), "2", at(10)},  // 6 minutes ahead of its arrival: counts as minute 5
+		"a clock a bit ahead": {speed(9, 3), "2", at(10)},
+	} {
+		replay := letter.Replay(eventAt(1, "position", 1, c.payload, at(5)), 1)
+		replay.Position = events.Position{Epoch: 1, Seq: 3}
+		state := foldAll(t, registry, []events.Event{first, last, replay})
+		sig, _ := state.Signal("position", "speed")
+		if string(sig.Value) != c.want || !state.Received.Equal(c.arrival) || state.Position.Seq != 3 {
+			t.Errorf("%s: %s, received %s at %s", name, sig.Value, state.Received, state.Position)
+		}
+	}
+	replay := letter.Replay(eventAt(1, "position", 1, `{"latitude":7}`, at(5)), 1)
+	replay.Position = events.Position{Epoch: 1, Seq: 3}
+	state := foldAll(t, registry, []events.Event{first, last, replay})
+	if sig, ok := state.Signal("position", "latitude"); !ok || string(sig.Value) != "7" || !sig.Received.Equal(at(5)) || !sig.Time.Equal(at(5)) {
+		t.Errorf("a signal of the letter alone: %+v", sig)
+	}
+}

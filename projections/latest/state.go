@@ -14,7 +14,7 @@ type State struct {
 	Device   string
 	Position events.Position // of the device's newest event; all up to it are in here
 	ID       string          // of that event
-	Received time.Time       // its arrival, UTC
+	Received time.Time       // newest arrival among its events, UTC
 	Events   uint64          // how many the device has sent, repeats included
 	Messages []Message       // sorted by type
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
+	"github.com/tachograph/tachograph/services/letters"
 	asking "github.com/tachograph/tachograph/services/query"
 	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/retention"
@@ -44,6 +45,7 @@ type Config struct {
 	KV        jetstream.KeyValue // bucket of the projection latest
 	Past      *latest.Past       // and its states of earlier
 	Replays   *replays.Replays   // nil where the process runs no projections
+	Letters   *letters.Letters   // nil there, too
 	Janitor   *retention.Janitor
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
@@ -66,6 +68,7 @@ type api struct {
 	past     *latest.Past
 	replays  *replays.Replays
 	janitor  *retention.Janitor
+	letters  *letters.Letters
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	roster   *roster.Roster
@@ -90,7 +93,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -146,6 +149,10 @@ func (a *api) routes(c Config) []route {
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},
 		{"POST /v1/replays/{projection}/undo", a.handle(a.admin(a.undoReplay))},
 		{"GET /v1/log", a.handle(a.admin(a.getLog))},
+		{"GET /v1/dead-letters", a.handle(a.admin(a.listLetters))},
+		{"GET /v1/dead-letters/{letter}", a.handle(a.admin(a.getLetter))},
+		{"POST /v1/dead-letters/replay", a.handle(a.admin(a.replayLetters))},
+		{"POST /v1/dead-letters/drop", a.handle(a.admin(a.dropLetters))},
 		{"GET /v1/projections", a.handle(a.admin(a.listProjections))},
 		{"GET /healthz", a.handle(a.health)},
 		{"GET /readyz", a.handle(a.readiness)},

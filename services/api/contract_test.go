@@ -45,6 +45,7 @@ func TestContract(t *testing.T) {
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/log"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
+		{"GET", "/v1/dead-letters"}, {"GET", "/v1/dead-letters/1.0.1-0"}, {"POST", "/v1/dead-letters/replay"}, {"POST", "/v1/dead-letters/drop"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
@@ -90,6 +91,7 @@ func TestContract(t *testing.T) {
 	f.answered(call{method: "GET", path: "/v1/devices/car-1/state", token: "admin", header: http.Header{"If-None-Match": {etag}}}, 304, nil)
 
 	shadowContract(t, f, car, refused)
+	letterContract(f, refused)
 	replayContract(f, hold, refused)
 	commandContract(t, f, refused)
 	askContract(f, refused)

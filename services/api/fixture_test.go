@@ -25,6 +25,7 @@ import (
 	"github.com/tachograph/tachograph/events/memlog"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api/problem"
@@ -53,7 +54,8 @@ type fixture struct {
 	analyst  string
 	handler  http.Handler
 	logged   *logBuffer
-	asked    *engine.Engine // with withQueries
+	asked    *engine.Engine  // with withQueries
+	server   columnar.Server // of withReplays
 
 	fault atomic.Pointer[faultOf] // what the log's next steps answer
 	step  atomic.Pointer[func(op string) error]

@@ -12,6 +12,7 @@ import (
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 	"github.com/tachograph/tachograph/services/api/problem"
+	"github.com/tachograph/tachograph/services/letters"
 	"github.com/tachograph/tachograph/services/replays"
 )
 
@@ -27,6 +28,13 @@ func withReplays(hold <-chan struct{}) func(*fixture, *Config) {
 		if err := columnar.Migrate(context.Background(), server); err != nil {
 			f.t.Fatal(err)
 		}
+		f.server = server
+		tables, err := columnar.NewLetters(server)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.t.Cleanup(func() { tables.Close() })
+		c.Letters = letters.New(f.log, f.catalog, tables)
 		c.Replays = replays.New(columnar.Replay{
 			Writer:     columnar.Config{Log: f.log, Catalog: f.catalog, Server: server, MaxAge: 20 * time.Millisecond},
 			Partitions: []uint16{0, events.ControlPartition},

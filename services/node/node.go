@@ -28,6 +28,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/letters"
 	"github.com/tachograph/tachograph/services/query"
 	"github.com/tachograph/tachograph/services/replays"
 	"github.com/tachograph/tachograph/services/retention"
@@ -53,6 +54,7 @@ type Node struct {
 	views       jetstream.KeyValue
 	past        *latest.Past
 	replays     *replays.Replays // nil: no projections here
+	letters     *letters.Letters // nil: the same
 	janitor     *retention.Janitor
 	recovering  sync.Once     // an unfinished swap of tables
 	queries     *query.Client // nil: no ClickHouse to ask

@@ -8,6 +8,7 @@ import (
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/latest"
+	"github.com/tachograph/tachograph/services/letters"
 )
 
 func (n *Node) startProjections(context.Context) error {
@@ -29,7 +30,7 @@ func (n *Node) startProjections(context.Context) error {
 	base := columnar.Config{
 		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
 		Keep:  columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
-		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(views(), columnar.AnalystViews(n.catalog.Schemas().All())...),
+		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
 	}
 	var written []uint16
 	var writers []*projections.Restartable
@@ -58,6 +59,12 @@ func (n *Node) startProjections(context.Context) error {
 		n.startRunner(l, l.Run)
 	}
 	n.makeReplays(base, written, writers)
+	tables, err := columnar.NewLetters(n.server)
+	if err != nil {
+		return err
+	}
+	n.onStop("dead letters", func(context.Context) error { return tables.Close() })
+	n.letters = letters.New(n.appends, n.catalog, tables)
 	n.metrics.MustRegister(lagCollector{n.runners})
 	return nil
 }

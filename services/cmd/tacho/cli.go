@@ -24,6 +24,7 @@ type commands struct {
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
 	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
+	Letters LettersCommand `cmd:"" name:"dead-letters" help:"Messages that could not be read: list, show, replay, drop."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as a user that can only read."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
 	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`

@@ -152,6 +152,9 @@ func describe(m *nats.Msg) tailed {
 		if name != "" {
 			e.Type = name
 		}
+		if v, err := strconv.ParseUint(m.Header.Get("Sv"), 10, 32); err == nil { // of facts and replays
+			e.Schema = uint32(v)
+		}
 	} else if tokens := strings.Split(m.Subject, "."); len(tokens) > 2 {
 		stream.Kind = events.Kind(tokens[1])
 		stream.ID, _ = events.Unescape(tokens[2]) // what can't be read is left out
