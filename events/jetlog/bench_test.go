@@ -92,6 +92,27 @@ func BenchmarkFollow(b *testing.B) {
 		}
 		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
 	})
+	b.Run("select all", func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			for range l.Select(b.Context(), 0, events.Cursor{}, events.Filter{Kinds: []events.Kind{events.Telemetry}}) {
+				if n++; n%stored == 0 {
+					break
+				}
+			}
+		}
+		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+	})
+	b.Run("select one device", func(b *testing.B) { // 20 events
+		n := 0
+		for b.Loop() {
+			for range l.Select(b.Context(), 0, events.Cursor{}, events.Filter{ID: "car-1"}) {
+				if n++; n%(stored/10_000) == 0 {
+					break
+				}
+			}
+		}
+	})
 	b.Run("bare", func(b *testing.B) {
 		js, err := jetstream.New(read)
 		if err != nil {

@@ -34,12 +34,12 @@ func (c *TailCommand) runFrom(ctx context.Context, out *output) error {
 	if err != nil {
 		return err
 	}
-	cl.http.Timeout = 0 // it ends with the connection, or with silence
 	t := &tailHistory{TailCommand: c, out: out, query: query, next: c.From, w: bufio.NewWriter(out.w)}
 	if t.next == "" {
 		t.next = "now"
 	}
 	for {
+		cl.http.Timeout = 0 // it ends with the connection, or with silence
 		err := t.follow(ctx, cl)
 		if flushed := t.w.Flush(); flushed != nil {
 			return fmt.Errorf("tail %s: %w", c.Subject, flushed)
@@ -62,6 +62,9 @@ func (c *TailCommand) runFrom(ctx context.Context, out *output) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(tailPause):
+		}
+		if again, err := c.client(); err == nil { // a node that was started anew may listen elsewhere
+			cl = again
 		}
 	}
 }
