@@ -40,6 +40,7 @@ func Run(t *testing.T, open Open) {
 		{"Subscribe", subscribe},
 		{"NowOnly", nowOnly},
 		{"Replays", replays},
+		{"Inspect", inspect},
 		{"Refusals", refusals},
 		{"OddNames", oddNames},
 		{"Partitions", partitions},
@@ -425,6 +426,43 @@ func followDiverged(t *testing.T, open Open) {
 		}
 		if !errors.Is(got, events.ErrDiverged) {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// inspect: an audit reads what a follower reads, from where to where it likes.
+func inspect(t *testing.T, open Open) {
+	l, ok := open(t, 1).(events.Inspector)
+	if !ok {
+		t.Fatal("the log cannot be inspected")
+	}
+	ctx := deadline(t)
+	if first, last, err := l.Extent(ctx, 0); err != nil || first.Seq != 0 || last.Seq != 0 {
+		t.Fatalf("an empty partition reaches from %v to %v: %v", first, last, err)
+	}
+	var evs []events.Event
+	for i := range 50 {
+		evs = append(evs, Telemetry("car", i))
+	}
+	EnqueueAll(t, l, evs)
+	if first, last, err := l.Extent(ctx, 0); err != nil || first.Seq != 1 || last.Seq != 50 {
+		t.Fatalf("50 events reach from %v to %v: %v", first, last, err)
+	}
+	followed := Take(t, l.Follow(ctx, 0, events.Cursor{}), 50)
+	for _, r := range [][2]uint64{{1, 50}, {0, 1 << 40}, {11, 20}, {50, 50}, {51, 60}, {7, 6}} {
+		next := max(r[0], 1)
+		for e, err := range l.Inspect(ctx, 0, r[0], r[1]) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Position.Seq != next || !e.Received.Equal(followed[next-1].Received) {
+				t.Fatalf("%v of %v at %v, want %d as it is followed", r, e.Position, e.Received, next)
+			}
+			same(t, e, evs[next-1])
+			next++
+		}
+		if end := min(r[1], 50) + 1; r[0] < end && next != end {
+			t.Errorf("from %d to %d ends before %d", r[0], r[1], next)
 		}
 	}
 }
