@@ -10,8 +10,9 @@ import (
 type Inspector interface {
 	Log
 
-	// Extent returns the positions between which a partition has events, as far
-	// as the log knows; the Seq of both is 0 when it never had one.
+	// Extent returns from where to where a partition shall have events: from the
+	// first that was not purged to the last one, whether they can be read or not.
+	// The Seq of both is 0 when there never was one.
 	Extent(ctx context.Context, partition uint16) (first, last Position, err error)
 
 	// Inspect yields a partition's events from one sequence to another, both

@@ -31,12 +31,9 @@ func (l *Log) Extent(ctx context.Context, partition uint16) (first, last events.
 	if err != nil {
 		return first, last, fmt.Errorf("extent of partition %d: %w", partition, err)
 	}
-	state := s.CachedInfo().State
-	first = events.Position{Epoch: l.epochs[partition], Partition: partition, Seq: state.FirstSeq}
-	last = first
-	last.Seq = state.LastSeq
-	if state.LastSeq == 0 {
-		first.Seq = 0
+	last = events.Position{Epoch: l.epochs[partition], Partition: partition, Seq: s.CachedInfo().State.LastSeq}
+	if first = last; last.Seq > 0 {
+		first.Seq = metaSeq(s.CachedInfo(), metaPurged) + 1
 	}
 	return first, last, nil
 }

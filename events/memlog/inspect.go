@@ -2,6 +2,7 @@ package memlog
 
 import (
 	"context"
+	"fmt"
 	"iter"
 
 	"github.com/tachograph/tachograph/events"
@@ -14,29 +15,30 @@ func (l *Log) Extent(ctx context.Context, partition uint16) (first, last events.
 	if last, err = l.Tail(ctx, partition); err != nil {
 		return first, last, err
 	}
-	first = last
-	first.Seq = min(last.Seq, 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if first = last; last.Seq > 0 {
+		first.Seq = l.purged[partition] + 1
+	}
 	return first, last, nil
 }
 
 // Inspect implements events.Inspector. A log in memory has lost nothing.
 func (l *Log) Inspect(ctx context.Context, partition uint16, from, to uint64) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
-		tail, err := l.Tail(ctx, partition)
-		if err != nil {
-			yield(events.Event{}, err)
+		if err := l.opts.Fault("inspect"); err != nil {
+			yield(events.Event{}, fmt.Errorf("inspect partition %d: %w", partition, err))
 			return
 		}
-		to = min(to, tail.Seq)
-		if from > to {
-			return
-		}
-		for e, err := range l.Follow(ctx, partition, events.Cursor{}) {
-			if err != nil {
-				yield(events.Event{}, err)
+		l.mu.Lock()
+		evs := l.partitions[partition]
+		l.mu.Unlock()
+		for next := max(from, 1); next <= min(to, uint64(len(evs))); next++ { // events are immutable and the slice only grows
+			if err := ctx.Err(); err != nil {
+				yield(events.Event{}, fmt.Errorf("inspect partition %d: %w", partition, err))
 				return
 			}
-			if e.Position.Seq >= from && !yield(e, nil) || e.Position.Seq >= to {
+			if e := evs[next-1]; l.holds(e.Position) && !yield(e, nil) {
 				return
 			}
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
+	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
@@ -47,6 +48,7 @@ type Config struct {
 	Replays   *replays.Replays   // nil where the process runs no projections
 	Letters   *letters.Letters   // nil there, too
 	Janitor   *retention.Janitor
+	Audit     *columnar.Audit // nil there as well; a template
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Roster    *roster.Roster
@@ -69,6 +71,8 @@ type api struct {
 	replays  *replays.Replays
 	janitor  *retention.Janitor
 	letters  *letters.Letters
+	audit    *columnar.Audit
+	audits   chan struct{} // one at a time
 	shadows  *shadows.Shadows
 	commands *commands.Commands
 	roster   *roster.Roster
@@ -93,7 +97,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, audit: c.Audit, audits: make(chan struct{}, 1), shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -153,6 +157,7 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/dead-letters/{letter}", a.handle(a.admin(a.getLetter))},
 		{"POST /v1/dead-letters/replay", a.handle(a.admin(a.replayLetters))},
 		{"POST /v1/dead-letters/drop", a.handle(a.admin(a.dropLetters))},
+		{"POST /v1/verify", a.handle(a.admin(a.verify))},
 		{"GET /v1/projections", a.handle(a.admin(a.listProjections))},
 		{"GET /healthz", a.handle(a.health)},
 		{"GET /readyz", a.handle(a.readiness)},

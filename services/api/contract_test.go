@@ -46,6 +46,7 @@ func TestContract(t *testing.T) {
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/log"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 		{"GET", "/v1/dead-letters"}, {"GET", "/v1/dead-letters/1.0.1-0"}, {"POST", "/v1/dead-letters/replay"}, {"POST", "/v1/dead-letters/drop"},
+		{"POST", "/v1/verify"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
@@ -92,6 +93,7 @@ func TestContract(t *testing.T) {
 
 	shadowContract(t, f, car, refused)
 	letterContract(f, refused)
+	verifyContract(f, refused)
 	replayContract(f, hold, refused)
 	commandContract(t, f, refused)
 	askContract(f, refused)

@@ -111,7 +111,7 @@ func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 			return time.Now()
 		},
 		Fault: func(op string) error {
-			if hold := f.hold.Load(); hold != nil && op == "read" {
+			if hold := f.hold.Load(); hold != nil && (op == "read" || op == "inspect") {
 				hold.entered <- struct{}{}
 				<-hold.release
 			}

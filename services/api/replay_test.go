@@ -35,8 +35,10 @@ func withReplays(hold <-chan struct{}) func(*fixture, *Config) {
 		}
 		f.t.Cleanup(func() { tables.Close() })
 		c.Letters = letters.New(f.log, f.catalog, tables)
+		writer := columnar.Config{Log: f.log, Catalog: f.catalog, Server: server, MaxAge: 20 * time.Millisecond}
+		c.Audit = &columnar.Audit{Writer: writer, Log: f.log}
 		c.Replays = replays.New(columnar.Replay{
-			Writer:     columnar.Config{Log: f.log, Catalog: f.catalog, Server: server, MaxAge: 20 * time.Millisecond},
+			Writer:     writer,
 			Partitions: []uint16{0, events.ControlPartition},
 			Pause: func(ctx context.Context) (func(), error) {
 				select {

@@ -55,6 +55,7 @@ type Node struct {
 	past        *latest.Past
 	replays     *replays.Replays // nil: no projections here
 	letters     *letters.Letters // nil: the same
+	audit       *columnar.Audit  // nil: no projections here
 	janitor     *retention.Janitor
 	recovering  sync.Once     // an unfinished swap of tables
 	queries     *query.Client // nil: no ClickHouse to ask

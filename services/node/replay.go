@@ -10,7 +10,7 @@ import (
 	"github.com/tachograph/tachograph/services/replays"
 )
 
-// makeReplays lets the writers of ClickHouse be replayed: cfg is one's
+// makeReplays lets the writers of ClickHouse be replayed and audited: cfg is one's
 // configuration, writers are all.
 func (n *Node) makeReplays(cfg columnar.Config, partitions []uint16, writers []*projections.Restartable) {
 	pause := func(ctx context.Context) (resume func(), err error) {
@@ -30,6 +30,7 @@ func (n *Node) makeReplays(cfg columnar.Config, partitions []uint16, writers []*
 		}
 		return resume, nil
 	}
+	n.audit = &columnar.Audit{Writer: cfg, Log: n.log}
 	n.replays = replays.New(columnar.Replay{Writer: cfg, Partitions: partitions, Pause: pause}, n.logger)
 	n.onStop("replay", n.replays.Stop)
 }

@@ -128,7 +128,7 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <profile>writer</profile>
             <quota>default</quota>
             <grants>
-                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}.*</query>
+                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, CHECK ON {{.Database}}.*</query>
                 <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}_replay.*</query>
                 <query>GRANT SELECT ON system.*</query>
                 <query>GRANT KILL QUERY ON *.*</query>

@@ -25,6 +25,7 @@ type commands struct {
 	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
 	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
 	Letters LettersCommand `cmd:"" name:"dead-letters" help:"Messages that could not be read: list, show, replay, drop."`
+	Verify  VerifyCommand  `cmd:"" help:"Hold the log against the tables of ClickHouse and name every difference."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as a user that can only read."`
 	Check   CheckCommand   `cmd:"" help:"Print the effective configuration and every problem in it."`
 	Version VersionCommand `cmd:"" help:"Print what this binary is made of."`
@@ -32,7 +33,7 @@ type commands struct {
 
 const description = `Tachograph: the telemetry backend for fleets. Every message an immutable event, every device's latest state, all of it in ClickHouse.
 
-Every flag is also an environment variable: --data is TACHO_DATA. Exit codes: 1 failed, 2 wrong usage, 3 no node answers, 4 not found, 5 denied, 6 exists already.`
+Every flag is also an environment variable: --data is TACHO_DATA. Exit codes: 1 failed, 2 wrong usage, 3 no node answers, 4 not found, 5 denied, 6 exists already, 7 differs.`
 
 // exitRequest is how kong's --help ends a parse.
 type exitRequest int

@@ -19,6 +19,7 @@ const (
 	exitNotFound    = 4 // no such device, schema, state
 	exitDenied      = 5 // the token was refused
 	exitConflict    = 6 // it exists already, or somebody else was first
+	exitDiffers     = 7 // what was compared is not equal
 	exitInterrupted = 130
 )
 

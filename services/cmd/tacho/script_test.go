@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 					"tailed":     endOfTail,
 					"exits":      exits,
 					"cancel":     cancelCommand,
+					"harm":       harm,
 				},
 			})
 		})

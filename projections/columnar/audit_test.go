@@ -1,0 +1,262 @@
+package columnar
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tachograph/tachograph/schemas"
+)
+
+func odd(more string) schemas.Source {
+	return schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; message Odd { map<string, double> m = 1; repeated int32 n = 2; optional bytes b = 3; enum G { A = 0; B = 1; } optional G g = 4; optional float f = 5; ` + more + `}`}
+}
+
+// traffic sends what a fleet may send: samples, batches, what does not decode as a
+// whole or in part, what was sent before, and types that nobody knows.
+func (s *stand) traffic(rnd *rand.Rand, from, n int) {
+	s.t.Helper()
+	var before [][3]string
+	for i := range n {
+		at := 1700000000000 + (from+i)*1000
+		m := [3]string{fmt.Sprint("car-", rnd.IntN(4)), "position", fmt.Sprintf(`{"time":%d,"latitude":%d,"speed":%d.5,"mystery":%d}`, at, i%90, rnd.IntN(200), i)}
+		switch rnd.IntN(12) {
+		case 0:
+			m[2] = fmt.Sprintf(`[{"time":%d,"speed":1},{"time":%d,"speed":"fast"},{"time":%d,"speed":3}]`, at, at+1, at+2)
+		case 1:
+			m[2] = fmt.Sprintf(`{"latitude":"north %d"}`, i)
+		case 2:
+			m[2] = fmt.Sprintf("{\"latitude\": \xff%d", i)
+		case 3:
+			m[1] = "nobody-knows"
+		case 4, 5, 6:
+			m[1], m[2] = "odd", fmt.Sprintf(`{"m":{"a":%d,"b":-0.0},"n":[1,%d],"b":"AP8=","g":"B","f":%d.25,"later":%d}`, i, i, i, i)
+		case 7:
+			if len(before) > 0 {
+				m = before[rnd.IntN(len(before))]
+			}
+		}
+		before = append(before, m)
+		s.send(m[0], m[1], m[2])
+	}
+}
+
+func (s *stand) audit() *AuditReport {
+	s.t.Helper()
+	report, err := (&Audit{Writer: s.replay.Writer, Log: s.log}).Run(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if len(report.Unchecked) > 0 {
+		s.t.Errorf("unchecked: %v", report.Unchecked)
+	}
+	return report
+}
+
+// told are the differences in words, in order.
+func told(r *AuditReport) (all []string) {
+	for _, d := range r.Differences {
+		all = append(all, strings.Join(strings.Fields(fmt.Sprint(d.Kind, " ", d.Table, " ", d.Place(), " ", strings.Join(d.Columns, " "))), " "))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestAudit: nothing differs after whatever a fleet may send, over a change of
+// schema, in stretches of any size and while more is coming.
+func TestAudit(t *testing.T) {
+	s := newStand(t)
+	rnd := rand.New(rand.NewPCG(3, 26))
+	if _, _, err := s.catalog.Add(t.Context(), "odd", odd("")); err != nil {
+		t.Fatal(err)
+	}
+	s.traffic(rnd, 0, 400)
+	if _, _, err := s.catalog.Add(t.Context(), "odd", odd("optional int64 later = 6;")); err != nil {
+		t.Fatal(err)
+	}
+	s.traffic(rnd, 400, 400)
+	s.awaitAll()
+	s.awaitRollUps()
+	r := s.audit()
+	for _, table := range []string{"position", "odd", "dead_letters", "events"} {
+		i := slices.IndexFunc(r.Tables, func(a AuditedTable) bool { return a.Table == table })
+		if want := s.query("SELECT count() FROM tacho." + table); i < 0 || fmt.Sprintf("(%d)", r.Tables[i].Rows) != want {
+			t.Errorf("of %s %+v were compared, there are %s", table, r.Tables, want)
+		}
+	}
+	if !r.Equal() || r.Parts == 0 || r.Buckets == 0 || r.Events < 800 || r.Absent+r.Expired > 0 || len(r.UpTo) != 2 {
+		t.Errorf("%+v", r)
+	}
+	var sending sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	sending.Go(func() {
+		for n := 1000; ctx.Err() == nil; n += 20 {
+			s.traffic(rnd, n, 20)
+		}
+	})
+	defer sending.Wait()
+	defer stop()
+	small := s.replay.Writer
+	small.MaxRows = 150
+	var phases []string
+	r, err := (&Audit{Writer: small, Log: s.log, Progress: func(p AuditProgress) { phases = append(phases, p.Phase) }}).Run(t.Context())
+	if err != nil || !r.Equal() {
+		t.Errorf("in stretches of %d rows: %v %+v", small.MaxRows, err, r)
+	}
+	if got := slices.Compact(phases); !slices.Equal(got, []string{"parts", "events", "rollups"}) {
+		t.Errorf("phases %v", got)
+	}
+}
+
+// TestAuditHarm: what somebody does to the tables is named, each with its place,
+// and nothing else is.
+func TestAuditHarm(t *testing.T) {
+	s := newStand(t)
+	if _, _, err := s.catalog.Add(t.Context(), "odd", odd("")); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 60 { // 1.0.1 ... position at odd, odd at even sequences
+		s.position(n)
+		s.send("car-2", "odd", fmt.Sprintf(`{"m":{"a":%d},"g":"B"}`, n))
+	}
+	s.send("car-3", "position", `{"latitude":"north"}`) // 121
+	s.awaitAll()
+	s.awaitRollUps()
+	known := told(s.audit())
+	if len(known) > 0 {
+		t.Fatal(known)
+	}
+	const now = " SETTINGS mutations_sync = 2"
+	for _, harm := range []struct {
+		sql  string
+		want []string // beside roll-ups, which follow
+	}{
+		{"ALTER TABLE tacho.position DELETE WHERE _seq = 11" + now, []string{"missing_row position 1.0.11"}},
+		{"ALTER TABLE tacho.position UPDATE speed = 999, latitude = NULL WHERE _seq = 13" + now, []string{"altered_row position 1.0.13 latitude speed"}},
+		{"INSERT INTO tacho.odd SELECT * FROM tacho.odd WHERE _seq IN (8, 10)", []string{"doubled_row odd 1.0.10", "doubled_row odd 1.0.8"}},
+		{"INSERT INTO tacho.odd SELECT * REPLACE (77 AS _row) FROM tacho.odd WHERE _seq = 20 LIMIT 1", []string{"extra_row odd 1.0.20 sample 77"}},
+		{"ALTER TABLE tacho.odd UPDATE m = map('a', toFloat64(1)) WHERE _seq = 30" + now, []string{"altered_row odd 1.0.30 m"}},
+		{"ALTER TABLE tacho.events DELETE WHERE _seq = 121 AND _partition = 0" + now, []string{"missing_row events 1.0.121"}},
+		{"ALTER TABLE tacho.events UPDATE payload = replaceOne(payload, '5', '6') WHERE _seq = 11 AND _partition = 0" + now, []string{"altered_row events 1.0.11 payload"}},
+		{"ALTER TABLE tacho.dead_letters DELETE WHERE 1" + now, []string{"missing_row dead_letters 1.0.121"}},
+		{"INSERT INTO tacho.position SELECT * REPLACE (7 AS _partition) FROM tacho.position WHERE _seq IN (51, 53)", []string{"foreign_row position 1.7.51-53"}},
+		{"ALTER TABLE tacho.odd DROP COLUMN g", []string{"missing_column odd g"}},
+	} {
+		s.exec(harm.sql)
+		var fresh []string
+		now := told(s.audit())
+		for _, d := range now {
+			if !slices.Contains(known, d) && !strings.HasPrefix(d, "rollup ") {
+				fresh = append(fresh, d)
+			}
+		}
+		if known = now; !slices.Equal(fresh, harm.want) {
+			t.Errorf("after %s: %q, want %q", harm.sql, fresh, harm.want)
+		}
+	}
+	few := &Audit{Writer: s.replay.Writer, Log: s.log, Most: 3}
+	if r, err := few.Run(t.Context()); err != nil || len(r.Differences) != 3 || r.Total < 12 || r.Counts[DoubledRow] != 2 {
+		t.Errorf("at most 3: %+v, %v", r, err)
+	}
+}
+
+// TestAuditRollUps: a bucket that is not what its samples make is named, and one
+// whose samples have been deleted after their time is none.
+func TestAuditRollUps(t *testing.T) {
+	s := newStand(t)
+	for n := range 100 {
+		s.position(n)
+	}
+	s.awaitAll()
+	s.awaitRollUps()
+	s.exec("ALTER TABLE tacho._position_1m UPDATE max_speed = 200 WHERE time = toDateTime64(1700000040, 0, 'UTC') SETTINGS mutations_sync = 2")
+	s.exec("ALTER TABLE tacho._position_1h DELETE WHERE 1 SETTINGS mutations_sync = 2")
+	r := s.audit()
+	if got := told(r); len(got) != 2 || r.Counts[RollUp] != 2 || !strings.HasPrefix(got[0], "rollup position_1h 1.0.") || !strings.HasPrefix(got[1], "rollup position_1m 1.0.") {
+		t.Errorf("%q", got)
+	}
+	s.exec("ALTER TABLE tacho.position DELETE WHERE speed < 50 SETTINGS mutations_sync = 2")
+	kept := &Audit{Writer: s.replay.Writer, Log: s.log}
+	kept.Writer.Keep.Samples = time.Second
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		r, err := kept.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Expired == 50 && r.Counts[MissingRow] == 0 && r.Counts[RollUp] <= 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", r)
+		}
+	}
+}
+
+// TestAuditLogShorter: a log that came back without its tail is told, with what
+// the tables have of it, which is judged all the same.
+func TestAuditLogShorter(t *testing.T) {
+	s := newStand(t)
+	for n := range 40 {
+		s.position(n)
+	}
+	s.awaitAll()
+	s.exec("ALTER TABLE tacho.position DELETE WHERE _seq = 38 SETTINGS mutations_sync = 2")
+	if _, err := s.pause(t.Context()); err != nil { // a writer would end over it
+		t.Fatal(err)
+	}
+	s.log.Truncate(0, 30)
+	r := s.audit()
+	if got := told(r); !slices.Equal(got, []string{"log_shorter 1.0.31-40", "missing_row position 1.0.38"}) || r.Total != 11 {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestAuditPart: one flipped byte of a part, compact or wide, is named with the
+// positions that it costs, once, and what is not in that part is still compared.
+func TestAuditPart(t *testing.T) {
+	s := newStand(t)
+	some := func(from int) {
+		for n := range 30 {
+			s.position(from + n)
+		}
+		s.awaitAll()
+		s.awaitRollUps()
+	}
+	some(0)
+	s.exec("OPTIMIZE TABLE tacho.position FINAL") // one compact part
+	s.exec("ALTER TABLE tacho.position MODIFY SETTING min_bytes_for_wide_part = 0, min_rows_for_wide_part = 0, max_bytes_to_merge_at_max_space_in_pool = 1")
+	some(100)
+	s.exec("INSERT INTO tacho.position SELECT * FROM tacho.position WHERE _seq = 60")
+	kinds := []string{"Compact", "Wide"}
+	for n, kind := range kinds {
+		var path, part string
+		var first, last uint64
+		where := "database = 'tacho' AND table = 'position' AND active AND part_type = '" + kind + "'"
+		s.scan("SELECT argMin(path, min_block_number) FROM system.parts WHERE "+where, &path)
+		s.scan("SELECT argMin(name, min_block_number) FROM system.parts WHERE "+where, &part)
+		s.scan("SELECT min(_seq) FROM tacho.position WHERE _part = '"+part+"'", &first)
+		s.scan("SELECT max(_seq) FROM tacho.position WHERE _part = '"+part+"'", &last)
+		flipByte(t, path+[]string{"data.bin", "speed.bin"}[n], func(data []byte) int { return len(data) / 2 })
+		r, err := (&Audit{Writer: s.replay.Writer, Log: s.log}).Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(r.Differences, func(d Difference) bool { return d.Part == part })
+		// The double of 1.0.60 stands for it once its own part is broken; what is rolled up cannot be read.
+		if i < 0 || len(r.Differences) != 2 || r.Counts[DoubledRow] != uint64(1-n) || len(r.Unchecked) != 2 {
+			t.Fatalf("%s: %q %q", kind, told(r), r.Unchecked)
+		}
+		d := r.Differences[i]
+		if d.Kind != BrokenPart || d.Seq != first || d.Last != last || d.Count != last-first+1 || !strings.Contains(d.Detail, "hecksum") {
+			t.Errorf("%s: %+v, want %d to %d", kind, d, first, last)
+		}
+		if len(d.Columns) != 1 || kind == "Wide" && d.Columns[0] != "speed" {
+			t.Errorf("%s: columns %v", kind, d.Columns)
+		}
+	}
+}
