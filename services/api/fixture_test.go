@@ -32,6 +32,7 @@ import (
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
 	"github.com/tachograph/tachograph/services/gateway"
+	asking "github.com/tachograph/tachograph/services/query"
 	"github.com/tachograph/tachograph/services/retention"
 	"github.com/tachograph/tachograph/services/roster"
 	"github.com/tachograph/tachograph/services/shadows"
@@ -54,7 +55,8 @@ type fixture struct {
 	analyst  string
 	handler  http.Handler
 	logged   *logBuffer
-	asked    *engine.Engine  // with withQueries
+	asked    *engine.Engine // with withQueries
+	asks     *asking.Client
 	server   columnar.Server // of withReplays
 
 	fault atomic.Pointer[faultOf] // what the log's next steps answer

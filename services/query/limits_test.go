@@ -22,11 +22,8 @@ const talkative = "SELECT number, repeat('x', 100) FROM system.numbers"
 
 // TestLimits: each limit is told by its name, and no SETTINGS lift it.
 func TestLimits(t *testing.T) {
-	b := newBench(t, Limits{Time: 2 * time.Second, Bytes: 5000, Length: 2000}, engine.QueryLimits{Seconds: 2, Rows: 100, Memory: 200 << 20})
+	b := newBench(t, Limits{Bytes: 5000, Length: 2000}, engine.QueryLimits{Rows: 100, Memory: 200 << 20})
 	for _, c := range []struct{ limit, sql string }{
-		{"time", endless},
-		{"time", "SELECT count() FROM (SELECT number FROM numbers(1000000000000000) WHERE NOT ignore(sipHash64(number)) SETTINGS max_execution_time = 0)"},
-		{"time", "SELECT sleep(3)"},
 		{"rows", "SELECT number FROM numbers(101)"},
 		{"rows", "SELECT * FROM (SELECT number FROM numbers(101) SETTINGS max_result_rows = 0)"},
 		{"memory", "SELECT length(groupArray(number)) FROM numbers(100000000)"},
@@ -40,6 +37,24 @@ func TestLimits(t *testing.T) {
 	b.refused("SELECT '"+strings.Repeat("x", 2000)+"'", problem.PayloadTooLarge)
 	if got := b.text(Statement{Text: "SELECT count() FROM (SELECT number FROM numbers(90))", Format: TSV}); got != "90\n" {
 		t.Error(got)
+	}
+	b.idle()
+}
+
+// TestTime: the clock runs here and in the server, and neither is stopped by SETTINGS.
+func TestTime(t *testing.T) {
+	b := newBench(t, Limits{}, engine.QueryLimits{Seconds: 2})
+	here := b.connect(Limits{Time: time.Second})
+	for _, sql := range []string{
+		endless, "SELECT sleep(3)",
+		"SELECT count() FROM (SELECT number FROM numbers(1000000000000000) WHERE NOT ignore(sipHash64(number)) SETTINGS max_execution_time = 0)",
+	} {
+		for _, c := range []*Client{b.client, here} {
+			b.client = c
+			if p := b.refused(sql, problem.QueryLimit); p.Details["limit"] != "time" {
+				t.Errorf("%s: %s %v", sql, p.Message, p.Details)
+			}
+		}
 	}
 	b.idle()
 }
@@ -82,6 +97,7 @@ func TestAtOnce(t *testing.T) {
 	b.text(Statement{Text: "SELECT 1", Format: CSV})
 
 	// The server's own count, where others ask as the same user.
+	b.idle()
 	other := b.connect(Limits{AtOnce: 20})
 	for range 10 {
 		a, err := other.Ask(t.Context(), Statement{Text: talkative, Format: CSV})

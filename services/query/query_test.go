@@ -77,7 +77,7 @@ func (b *bench) running() string {
 // idle waits until ClickHouse works for nobody.
 func (b *bench) idle() {
 	b.t.Helper()
-	b.await("ClickHouse to be idle", func() bool { return b.running() == "0" })
+	b.await("ClickHouse to be idle", func() bool { return b.write("SELECT count() FROM system.processes WHERE user = 'query'") == "0" })
 }
 
 func (b *bench) await(what string, done func() bool) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/xml"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ func TestCompose(t *testing.T) {
 			DependsOn   []string `yaml:"depends_on"`
 			Volumes     []string
 		}
+		Configs map[string]struct{ Content string }
 		Volumes map[string]any
 	}
 	if err := yaml.Unmarshal(text, &file); err != nil {
@@ -33,6 +35,9 @@ func TestCompose(t *testing.T) {
 	tacho := filepath.Join(t.TempDir(), "tacho")
 	if out, err := exec.Command("go", "build", "-o", tacho, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	if err := xml.Unmarshal([]byte(file.Configs["query"].Content), new(struct{ XMLName xml.Name })); err != nil {
+		t.Errorf("configs: query: %v", err)
 	}
 	roles := map[string]bool{}
 	for name, s := range file.Services {
@@ -56,7 +61,7 @@ func TestCompose(t *testing.T) {
 		}
 		cmd := exec.Command(tacho, append([]string{"check"}, s.Command[1:]...)...)
 		for k, v := range s.Environment {
-			cmd.Env = append(cmd.Env, k+"="+strings.NewReplacer("${NATS_PASSWORD:?set it in .env}", "n", "${CLICKHOUSE_PASSWORD:?set it in .env}", "c").Replace(v))
+			cmd.Env = append(cmd.Env, k+"="+strings.NewReplacer("${NATS_PASSWORD:?set it in .env}", "n", "${CLICKHOUSE_PASSWORD:?set it in .env}", "c", "${QUERY_PASSWORD:?set it in .env}", "q").Replace(v))
 		}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
