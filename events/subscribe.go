@@ -51,7 +51,8 @@ func (s Subscription) Start(ctx context.Context, l Log) (Cursors, error) {
 //
 // It reads no faster than the sequence is taken: a slow reader holds up
 // nobody, and at most some MiB a partition for itself. Any error is the last:
-// those of Start and of Log.Follow.
+// those of Start and of Log.Follow. A purge does not wait for a subscription:
+// one that it overtakes ends with *TruncatedError.
 //
 // Who wants to go on later keeps what Start returned, advances it with each
 // event (Cursors.Advance), and gives it back as After.
@@ -77,7 +78,7 @@ func Subscribe(ctx context.Context, l Log, s Subscription) iter.Seq2[Event, erro
 func (f Filter) Follow(ctx context.Context, l Log, after Cursors) iter.Seq2[Event, error] {
 	if len(after) == 1 {
 		for p, c := range after {
-			return l.Select(ctx, p, c, f)
+			return guarded(ctx, l, p, c, f)
 		}
 	}
 	after = maps.Clone(after)
@@ -93,7 +94,7 @@ func (f Filter) Follow(ctx context.Context, l Log, after Cursors) iter.Seq2[Even
 		items := make(chan item)
 		for p, c := range after {
 			readers.Go(func() {
-				for e, err := range l.Select(ctx, p, c, f) {
+				for e, err := range guarded(ctx, l, p, c, f) {
 					select {
 					case items <- item{e, err}:
 					case <-ctx.Done():

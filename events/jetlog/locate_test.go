@@ -133,3 +133,11 @@ func TestSinceImported(t *testing.T) {
 		}
 	}
 }
+
+// TestOvertaken by a purge of far more than a reader has in its buffer.
+func TestOvertaken(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, t.TempDir(), false)
+	l := open(t, Config{Publish: connect(t, s), Read: connect(t, s), Durability: OS})
+	logtest.Overtaken(t, l, 150, func() { time.Sleep(11 * time.Second) })
+}

@@ -1,7 +1,9 @@
 package memlog
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/logtest"
@@ -13,4 +15,12 @@ func TestLog(t *testing.T) {
 		t.Cleanup(func() { l.Close() })
 		return l
 	})
+}
+
+func TestOvertaken(t *testing.T) {
+	var ago atomic.Int64
+	ago.Store(int64(time.Minute))
+	l := New(Options{Now: func() time.Time { return time.Now().Add(-time.Duration(ago.Load())) }})
+	t.Cleanup(func() { l.Close() })
+	logtest.Overtaken(t, l, 40, func() { ago.Store(0) })
 }

@@ -35,7 +35,12 @@ func (c *eventEncoder) appendDecoded(b []byte, e *events.Event) ([]byte, bool) {
 	}
 	record := batch.Record()
 	defer record.Release()
-	if len(bad) > 0 || rows > decodedRows {
+	if rows > decodedRows { // its memory is not kept for the next
+		delete(c.batches, checkerKey{e.Type, e.Schema})
+		batch.Release()
+		return b, false
+	}
+	if len(bad) > 0 {
 		return b, false
 	}
 	whole := len(b)

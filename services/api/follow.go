@@ -2,15 +2,20 @@ package api
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/tachograph/tachograph/events"
 )
 
-// waiting is how many events are read ahead of a follower that is being
-// written to. Beyond that and what the log's client holds (some MiB), nothing
-// is read before the connection has taken what there is.
-const waiting = 64
+// What is read ahead of a follower that is being written to: so many events, and
+// as many bytes, or one event that is larger. Beyond that and what the log's
+// client holds (some MiB), nothing is read before the connection has taken what
+// there is.
+const (
+	waiting      = 64
+	waitingBytes = 1 << 20
+)
 
 // follow writes events as they come until the client goes or the limit is
 // reached. Silence is broken by a beat, so that both sides find out when the
@@ -22,10 +27,21 @@ func (a *api) follow(ctx context.Context, s selection, at events.Cursors, out *e
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	items := make(chan item, waiting)
+	var held atomic.Int64          // bytes in items
+	room := make(chan struct{}, 1) // some were taken
 	from := s.Filter.Follow(ctx, a.log, at.Clone())
 	go func() {
 		defer close(items)
 		for e, err := range from {
+			n := int64(len(e.Payload))
+			for held.Load() > 0 && held.Load()+n > waitingBytes {
+				select {
+				case <-room:
+				case <-ctx.Done():
+					return
+				}
+			}
+			held.Add(n)
 			select {
 			case items <- item{e, err}:
 			case <-ctx.Done():
@@ -58,6 +74,11 @@ func (a *api) follow(ctx context.Context, s selection, at events.Cursors, out *e
 		case i, more := <-items:
 			if !more {
 				return a.over(out)
+			}
+			held.Add(-int64(len(i.e.Payload)))
+			select {
+			case room <- struct{}{}:
+			default:
 			}
 			if i.err != nil {
 				return out.fail(i.err)

@@ -323,9 +323,12 @@ func TestDecoded(t *testing.T) {
 	store(1, "\xff\xff")
 	store(0, proto)
 	store(1, `{"latitude":1}`)
+	many := strings.Repeat("\x7a\x08"+proto, decodedRows+1)
+	store(1, many)
+	store(1, proto) // by a fresh batch
 	const sample = `{"time":"2026-11-23T09:00:00Z"}`
 	for i, want := range []struct{ data, decoded, bytes string }{
-		{decoded: sample}, {decoded: "[" + sample + "," + sample + "]"}, {bytes: "\xff\xff"}, {bytes: proto}, {data: `{"latitude":1}`},
+		{decoded: sample}, {decoded: "[" + sample + "," + sample + "]"}, {bytes: "\xff\xff"}, {bytes: proto}, {data: `{"latitude":1}`}, {bytes: many}, {decoded: sample},
 	} {
 		for _, form := range []string{"json", "both", "base64"} {
 			w := f.follow(fmt.Sprintf("limit=1&data=%s&from=1.0.%d", form, i), nil)
