@@ -68,6 +68,27 @@ func TestInspectDamage(t *testing.T) {
 	}
 }
 
+// TestInspectLongDamage: of many damaged messages in a row none is tried one by
+// one for ever, and what stands behind them is read.
+func TestInspectLongDamage(t *testing.T) {
+	const n, from, to = 2000, 500, 900 // events, those from and up to are damaged
+	dir := t.TempDir()
+	s := startServer(t, dir, false)
+	l := open(t, Config{Publish: connect(t, s), Durability: OS})
+	evs := numbered(n)
+	logtest.EnqueueAll(t, l, evs)
+	stop(t, l, s)
+	block := filepath.Join(dir, "jetstream", "$G", "streams", streamName(0), "msgs", "1.blk")
+	for i := from; i <= to; i++ {
+		flip(t, block, func(data []byte) int { return bytes.Index(data, evs[i].Payload) + 5 })
+	}
+	l = open(t, Config{Publish: connect(t, startServer(t, dir, false)), Durability: OS})
+	good, bad := inspectAll(t, l, n)
+	if good != n-(to-from+1) || len(bad) != to-from+1 || bad[0] != from+1 || bad[len(bad)-1] != to+1 {
+		t.Errorf("%d read, %d unreadable", good, len(bad))
+	}
+}
+
 // numbered are events whose payloads differ.
 func numbered(n int) (evs []events.Event) {
 	for i := range n {

@@ -29,6 +29,8 @@ type Audit struct {
 	Log      events.Inspector
 	Most     int                 // differences that are kept for the report, counted are all; 0 is 100
 	Progress func(AuditProgress) // called about twice a second
+
+	window uint64 // for tests: positions
 }
 
 // An AuditProgress is how far an audit is.
@@ -46,6 +48,7 @@ type auditor struct {
 	*Writer  // never run: its connection, its configuration
 	log      events.Inspector
 	most     int
+	window   uint64 // positions; see windowSums
 	report   *AuditReport
 	tables   map[string]*auditedTable
 	behind   map[uint16]uint64 // the last sequence of rows that lie behind the log's end
@@ -70,8 +73,11 @@ func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 		w.client.CloseIdleConnections()
 		_ = w.conn.Close()
 	}()
-	run := &auditor{Writer: w, log: a.Log, most: a.Most, progress: a.Progress, tables: map[string]*auditedTable{}, behind: map[uint16]uint64{},
+	run := &auditor{Writer: w, log: a.Log, most: a.Most, window: a.window, progress: a.Progress, tables: map[string]*auditedTable{}, behind: map[uint16]uint64{},
 		report: &AuditReport{Counts: map[DifferenceKind]uint64{}, UpTo: []events.Position{}, Tables: []AuditedTable{}, Differences: []Difference{}}}
+	if run.window == 0 {
+		run.window = windowPositions
+	}
 	if run.most <= 0 {
 		run.most = 100
 	}

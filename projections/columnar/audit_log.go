@@ -31,6 +31,11 @@ type partitionAudit struct {
 	done    uint64 // compared up to here
 	at      uint64 // read up to here
 	purged  uint64 // the log was purged up to here
+	unknown bool   // what devices sent before is not known
+	absent  uint64 // the last position that nobody has any more
+
+	claims   map[uint64]struct{} // events that are marked as repeats, up to claimsTo
+	claimsTo uint64
 }
 
 // beforeTheLog deals with what was purged: events stands for it, as far as it
@@ -42,7 +47,7 @@ func (p *partitionAudit) beforeTheLog(ctx context.Context) error {
 	p.report.Purged += p.purged
 	known := p.purged + 1
 	if t := p.tables["events"]; t != nil {
-		rows, err := p.ask(ctx, fmt.Sprintf("SELECT min(_seq) FROM %s WHERE %s AND %s HAVING count() > 0", p.table("events"), stretch{p.upTo.Epoch, p.upTo.Partition, 0, p.purged, 0}.where(), t.sound()), nil)
+		rows, err := p.ask(ctx, fmt.Sprintf("SELECT min(_seq) FROM %s WHERE %s AND %s HAVING count() > 0", p.table("events"), stretch{p.upTo.Epoch, p.upTo.Partition, 0, p.purged, p.purged, 0}.where(), t.sound()), nil)
 		if err = p.unlessDamaged("events", err); err != nil {
 			return err
 		}
@@ -52,7 +57,7 @@ func (p *partitionAudit) beforeTheLog(ctx context.Context) error {
 			}
 		}
 	}
-	p.done, p.at = known-1, known-1
+	p.done, p.at, p.unknown = known-1, known-1, known > 1
 	p.step(p.done)
 	return p.lost(ctx, known, p.purged, "", "")
 }
@@ -69,6 +74,9 @@ func (a *auditor) partition(ctx context.Context, upTo events.Cursor) error {
 		return nil
 	}
 	p := &partitionAudit{auditor: a, upTo: at, repeats: newRepeats(), batch: newBatch(a.mem), purged: min(max(first.Seq, 1)-1, at.Seq)}
+	if err := a.windowSums(ctx, stretch{at.Epoch, at.Partition, 0, at.Seq, at.Seq, 0}); err != nil {
+		return err
+	}
 	if err := p.beforeTheLog(ctx); err != nil {
 		return err
 	}
@@ -126,6 +134,19 @@ func (p *partitionAudit) add(ctx context.Context, e events.Event) error {
 		}
 	}
 	repeat := e.Stream.Kind == events.Telemetry && p.repeats.fold(&e)
+	if e.Stream.Kind == events.Telemetry && !repeat && p.doubtful(&e) {
+		var err error
+		if repeat, err = p.claimed(ctx, e.Position.Seq); err != nil {
+			return err
+		}
+	}
+	// Between windows as soon as it is half full: their sums are known.
+	if edge := (e.Position.Seq - 1) / p.window * p.window; edge > p.done && edge >= p.batch.last.Position.Seq &&
+		(p.batch.rows >= p.cfg.MaxRows/2 || p.batch.bytes >= p.cfg.MaxBytes/2) {
+		if err := p.flush(ctx, edge); err != nil {
+			return err
+		}
+	}
 	for tries := 0; !p.batch.add(e, schema, p.facts[e.Stream.Kind], repeat); tries++ {
 		if tries > 0 {
 			return fmt.Errorf("decode the event at %s: it does not fit an empty batch", e.Position)
@@ -141,6 +162,37 @@ func (p *partitionAudit) add(ctx context.Context, e events.Event) error {
 	return nil
 }
 
+// doubtful tells of an event that may repeat one which nobody has any more.
+func (p *partitionAudit) doubtful(e *events.Event) bool {
+	if p.absent > 0 && e.Position.Seq-p.absent <= repeatReach {
+		return true
+	}
+	return p.unknown && len(p.repeats.devices[e.Stream.ID].ids) < repeatIDs
+}
+
+// claimed tells whether events marks an event as a repeat.
+func (p *partitionAudit) claimed(ctx context.Context, seq uint64) (bool, error) {
+	const ahead = 1_000_000
+	t := p.tables["events"]
+	if t != nil && seq > p.claimsTo {
+		p.claims, p.claimsTo = map[uint64]struct{}{}, min(seq+ahead, p.upTo.Seq)
+		rows, err := p.ask(ctx, fmt.Sprintf("SELECT _seq FROM %s WHERE %s AND %s AND repeat", p.table("events"),
+			stretch{p.upTo.Epoch, p.upTo.Partition, seq - 1, p.claimsTo, p.claimsTo, 0}.where(), t.sound()), nil)
+		if err = p.unlessDamaged("events", err); err != nil {
+			return false, err
+		}
+		for _, row := range rows {
+			var seq uint64
+			if err := row.scan(&seq); err != nil {
+				return false, err
+			}
+			p.claims[seq] = struct{}{}
+		}
+	}
+	_, ok := p.claims[seq]
+	return ok, nil
+}
+
 // flush compares what was read, up to a sequence, with the tables.
 func (p *partitionAudit) flush(ctx context.Context, to uint64) error {
 	b := p.batch
@@ -152,7 +204,7 @@ func (p *partitionAudit) flush(ctx context.Context, to uint64) error {
 		}
 	}()
 	if to > p.done {
-		if err := p.compareRange(ctx, stretch{p.upTo.Epoch, p.upTo.Partition, p.done, to, p.purged}, blocks); err != nil {
+		if err := p.compareRange(ctx, stretch{p.upTo.Epoch, p.upTo.Partition, p.done, to, p.upTo.Seq, p.purged}, blocks); err != nil {
 			return err
 		}
 		p.step(to - p.done)
@@ -183,7 +235,10 @@ func (p *partitionAudit) lost(ctx context.Context, from, to uint64, kind Differe
 				p.found(p.lostAt(kind, have[i:n], have[i].Position.Seq, have[n-1].Position.Seq, "events has what the log has lost"))
 				i = n
 			}
-			p.report.Absent += end - from + 1 - uint64(len(have))
+			if n := end - from + 1 - uint64(len(have)); n > 0 {
+				p.report.Absent += n
+				p.absent = end
+			}
 		}
 		for _, e := range have {
 			if err := p.add(ctx, e); err != nil {
@@ -213,7 +268,7 @@ func (p *partitionAudit) lookUp(ctx context.Context, from, to uint64) (found []e
 		return nil, nil
 	}
 	rows, err := p.conn.Query(ctx, fmt.Sprintf(`SELECT message, subject, id, schema, received, payload, _seq FROM %s WHERE %s AND %s ORDER BY _seq LIMIT 1 BY _seq`,
-		p.table("events"), stretch{p.upTo.Epoch, p.upTo.Partition, from - 1, to, 0}.where(), t.sound()))
+		p.table("events"), stretch{p.upTo.Epoch, p.upTo.Partition, from - 1, to, to, 0}.where(), t.sound()))
 	if err != nil {
 		return nil, p.unlessDamaged("events", err)
 	}

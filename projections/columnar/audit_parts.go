@@ -79,7 +79,7 @@ func (a *auditor) checkTable(ctx context.Context, t *auditedTable) error {
 		return fmt.Errorf("check table %s: %w", t.name, err)
 	}
 	for _, d := range bad {
-		t.broken = append(t.broken, d.Part)
+		t.broken, t.windows = append(t.broken, d.Part), nil // whose sums have its rows
 		for _, place := range a.places(ctx, t, d) {
 			a.found(place)
 		}
@@ -116,12 +116,19 @@ func (a *auditor) places(ctx context.Context, t *auditedTable, d Difference) []D
 	}
 	d.Count = to - from
 	var places []Difference
-	answer, err := a.ask(ctx, fmt.Sprintf("SELECT _epoch, _partition, min(_seq), max(_seq), count() FROM %s WHERE %s AND _part_offset >= %d AND _part_offset < %d GROUP BY 1, 2 ORDER BY 1, 2",
-		a.table(t.name), in, from, to), nil)
+	devices := "min(device), max(device)"
+	if slices.Contains(d.Columns, "device") {
+		devices = "'', ''"
+	}
+	answer, err := a.ask(ctx, fmt.Sprintf("SELECT _epoch, _partition, min(_seq), max(_seq), count(), %s FROM %s WHERE %s AND _part_offset >= %d AND _part_offset < %d GROUP BY 1, 2 ORDER BY 1, 2",
+		devices, a.table(t.name), in, from, to), nil)
 	for _, row := range answer {
-		place := d
-		if err = row.scan(&place.Epoch, &place.Partition, &place.Seq, &place.Last, &place.Count); err != nil {
+		place, last := d, ""
+		if err = row.scan(&place.Epoch, &place.Partition, &place.Seq, &place.Last, &place.Count, &place.Device, &last); err != nil {
 			break
+		}
+		if last != place.Device { // by whom a part is sorted
+			place.Detail = fmt.Sprintf("devices up to %s; %s", last, place.Detail)
 		}
 		places = append(places, place)
 	}

@@ -21,6 +21,7 @@ type auditedTable struct {
 	keep    time.Duration     // since received; 0 is for ever
 	broken  []string          // parts that no query may touch
 	lacking []string          // columns that were told to be missing
+	windows map[uint64]sum    // of the partition that is compared; nil: they could not be read
 }
 
 // findTables reads which tables there are.
@@ -106,6 +107,7 @@ type stretch struct {
 	epoch     uint32
 	partition uint16
 	after, to uint64
+	end       uint64 // of all that is compared of the partition
 	purged    uint64 // up to here a row that follows from nothing shows nothing: the log is not there
 }
 

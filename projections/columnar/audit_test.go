@@ -3,13 +3,16 @@ package columnar
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -80,10 +83,19 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.traffic(rnd, 400, 400)
+	letter := s.send("car-1", "position", `{"speed":"nine"}`) // and comes back
+	at, err := s.log.Tail(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	letter.Payload, letter.Received = []byte(`{"speed":9}`), time.Now()
+	if _, err := s.log.Append(t.Context(), events.Fresh, events.LetterID{Position: at}.Replay(letter, letter.Schema)); err != nil {
+		t.Fatal(err)
+	}
 	s.awaitAll()
 	s.awaitRollUps()
 	r := s.audit()
-	for _, table := range []string{"position", "odd", "dead_letters", "events"} {
+	for _, table := range []string{"position", "odd", "dead_letters", "dead_letter_outcomes", "events"} {
 		i := slices.IndexFunc(r.Tables, func(a AuditedTable) bool { return a.Table == table })
 		if want := s.query("SELECT count() FROM tacho." + table); i < 0 || fmt.Sprintf("(%d)", r.Tables[i].Rows) != want {
 			t.Errorf("of %s %+v were compared, there are %s", table, r.Tables, want)
@@ -92,24 +104,41 @@ func TestAudit(t *testing.T) {
 	if !r.Equal() || r.Parts == 0 || r.Buckets == 0 || r.Events < 800 || r.Absent+r.Expired > 0 || len(r.UpTo) != 2 {
 		t.Errorf("%+v", r)
 	}
-	var sending sync.WaitGroup
-	ctx, stop := context.WithCancel(t.Context())
-	sending.Go(func() {
-		for n := 1000; ctx.Err() == nil; n += 20 {
-			s.traffic(rnd, n, 20)
+	more := 1000
+	busy := busyLog{s.log, func() {
+		s.traffic(rnd, more, 2)
+		more += 2
+	}}
+	for _, window := range []uint64{64, 1 << 20} { // stretches are of whole windows, or a part of one
+		small := s.replay.Writer
+		small.MaxRows = 400
+		var phases []string
+		r, err := (&Audit{Writer: small, Log: busy, window: window, Progress: func(p AuditProgress) { phases = append(phases, p.Phase) }}).Run(t.Context())
+		if err != nil || !r.Equal() {
+			t.Errorf("in windows of %d: %v %+v", window, err, r)
 		}
-	})
-	defer sending.Wait()
-	defer stop()
-	small := s.replay.Writer
-	small.MaxRows = 150
-	var phases []string
-	r, err := (&Audit{Writer: small, Log: s.log, Progress: func(p AuditProgress) { phases = append(phases, p.Phase) }}).Run(t.Context())
-	if err != nil || !r.Equal() {
-		t.Errorf("in stretches of %d rows: %v %+v", small.MaxRows, err, r)
+		if got := slices.Compact(phases); !slices.Equal(got, []string{"parts", "events", "rollups"}) {
+			t.Errorf("phases %v", got)
+		}
 	}
-	if got := slices.Compact(phases); !slices.Equal(got, []string{"parts", "events", "rollups"}) {
-		t.Errorf("phases %v", got)
+}
+
+// A busyLog gets more events while it is inspected.
+type busyLog struct {
+	events.Inspector
+	more func()
+}
+
+func (l busyLog) Inspect(ctx context.Context, partition uint16, from, to uint64) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		for e, err := range l.Inspector.Inspect(ctx, partition, from, to) {
+			if !yield(e, err) {
+				return
+			}
+			if e.Position.Seq%20 == 0 {
+				l.more()
+			}
+		}
 	}
 }
 
@@ -126,13 +155,17 @@ func TestAuditHarm(t *testing.T) {
 	}
 	s.send("car-3", "position", `{"latitude":"north"}`) // 121
 	s.awaitAll()
-	s.awaitRollUps()
 	known := told(s.audit())
 	if len(known) > 0 {
 		t.Fatal(known)
 	}
+	small := s.replay.Writer
+	small.MaxRows = 20
+	ways := []*Audit{ // whole, in stretches of windows, and in stretches that are none
+		{Writer: s.replay.Writer, Log: s.log}, {Writer: small, Log: s.log, window: 8}, {Writer: small, Log: s.log},
+	}
 	const now = " SETTINGS mutations_sync = 2"
-	for _, harm := range []struct {
+	for n, harm := range []struct {
 		sql  string
 		want []string // beside roll-ups, which follow
 	}{
@@ -149,7 +182,11 @@ func TestAuditHarm(t *testing.T) {
 	} {
 		s.exec(harm.sql)
 		var fresh []string
-		now := told(s.audit())
+		r, err := ways[n%len(ways)].Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := told(r)
 		for _, d := range now {
 			if !slices.Contains(known, d) && !strings.HasPrefix(d, "rollup ") {
 				fresh = append(fresh, d)
@@ -213,6 +250,80 @@ func TestAuditLogShorter(t *testing.T) {
 	r := s.audit()
 	if got := told(r); !slices.Equal(got, []string{"log_shorter 1.0.31-40", "missing_row position 1.0.38"}) || r.Total != 11 {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestAuditDetached: a part that ClickHouse cannot load when it starts is put
+// aside by it, silently; the audit tells of the part and of the rows.
+func TestAuditDetached(t *testing.T) {
+	s := newStand(t)
+	for n := range 20 {
+		s.position(n)
+	}
+	s.awaitAll()
+	resume, err := s.pause(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resume()
+	var path string
+	s.scan("SELECT any(path) FROM system.parts WHERE database = 'tacho' AND table = 'position' AND active", &path)
+	var rows uint64
+	s.scan("SELECT any(rows) FROM system.parts WHERE database = 'tacho' AND table = 'position' AND active AND path = '"+path+"'", &rows)
+	if err := os.Truncate(path+"checksums.txt", 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(s.engine.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		r, err := (&Audit{Writer: s.replay.Writer, Log: s.log}).Run(t.Context())
+		if err == nil {
+			if r.Counts[DetachedPart] != 1 || r.Counts[MissingRow] != rows || r.Total != rows+1 {
+				t.Errorf("%q", told(r))
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestAuditPurged: where the log was purged, events stands for it; where that is
+// gone too, nothing can be said of the other tables, nor of what repeats.
+func TestAuditPurged(t *testing.T) {
+	s := newStand(t)
+	for n := range 60 {
+		s.position(n % 40) // 1.0.41 and later are repeats
+	}
+	s.send("car-2", "position", `{"latitude":"north"}`)
+	s.awaitAll()
+	s.exec("ALTER TABLE tacho.position DELETE WHERE _seq IN (15, 25) SETTINGS mutations_sync = 2")
+	if _, err := s.log.Purge(t.Context(), events.Position{Epoch: 1, Seq: 20}); err != nil {
+		t.Fatal(err)
+	}
+	gone := []string{"missing_row position 1.0.15", "missing_row position 1.0.25"}
+	if r := s.audit(); r.Purged != 20 || !slices.Equal(told(r), gone) {
+		t.Errorf("purged: %+v", r)
+	}
+	s.exec("ALTER TABLE tacho.events DELETE WHERE _seq <= 17 AND _partition = 0 SETTINGS mutations_sync = 2")
+	if r := s.audit(); r.Purged != 20 || !slices.Equal(told(r), gone[1:]) {
+		t.Errorf("purged and expired: %+v", r)
+	}
+	if err := s.log.Erase(t.Context(), events.Position{Epoch: 1, Seq: 30}); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.audit(); !slices.Equal(told(r), append([]string{"missing_in_log 1.0.30"}, gone[1:]...)) {
+		t.Errorf("erased in the log alone: %+v", r)
+	}
+	s.exec("ALTER TABLE tacho.events DELETE WHERE _seq = 30 AND _partition = 0 SETTINGS mutations_sync = 2")
+	if r := s.audit(); r.Absent != 1 || !slices.Equal(told(r), []string{"extra_row position 1.0.30", gone[1]}) {
+		t.Errorf("erased, but for its row: %+v", r)
+	}
+	s.exec("ALTER TABLE tacho.position DELETE WHERE _seq = 30 SETTINGS mutations_sync = 2")
+	if r := s.audit(); r.Absent != 1 || !slices.Equal(told(r), gone[1:]) {
+		t.Errorf("erased everywhere: %+v", r)
 	}
 }
 
