@@ -147,6 +147,7 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/schemas/{name}", a.handle(a.admin(a.getSchema))},
 		{"GET /v1/events", a.handle(a.admin(a.listEvents))},
 		{"GET /v1/query", a.handle(a.asker(a.askByURL))},
+		{"GET /v1/query/{id}", a.handle(a.asker(a.getOutcome))},
 		{"POST /v1/query", a.handle(a.asker(a.askByBody))},
 		{"POST /v1/replays/{projection}", a.handle(a.admin(a.startReplay))},
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},

@@ -99,6 +99,21 @@ func (a *api) ask(w http.ResponseWriter, r *http.Request, q query, text string) 
 	}
 }
 
+// getOutcome tells what came of a statement that began to answer.
+func (a *api) getOutcome(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseQuery(r); err != nil {
+		return err
+	}
+	if a.asks == nil {
+		return noQueries()
+	}
+	outcome, ok := a.asks.Outcome(r.PathValue("id"))
+	if !ok {
+		return problem.New(problem.QueryNotFound, "query: no statement of that id is known here", map[string]any{"query": r.PathValue("id")})
+	}
+	return writeJSON(w, http.StatusOK, outcome)
+}
+
 // answerFormat is the format that a request asks for: by ?format=, else by Accept,
 // else JSON.
 func answerFormat(r *http.Request, q query) (asking.Format, error) {

@@ -115,7 +115,14 @@ func askContract(f *fixture, refused func(call, problem.Code)) {
 		place.Close()
 	}
 	refused(call{method: "POST", path: "/v1/query", token: "admin", body: "SELECT 1", header: http.Header{"Content-Encoding": {"gzip"}}}, problem.UnsupportedMedia)
+	var outcome asking.Outcome
+	id := f.answered(get("SELECT 1", "&format=tsv"), 200, nil).header.Get("X-Query-Id")
+	f.answered(call{method: "GET", path: "/v1/query/" + id, token: "admin"}, 200, &outcome)
+	if outcome.State != asking.Whole || outcome.Bytes != 2 || outcome.ID != id {
+		f.t.Errorf("%+v", outcome)
+	}
 	without := newFixture(f.t)
+	without.refused(call{method: "GET", path: "/v1/query/x", token: "admin"}, problem.Unavailable)
 	without.refused(get("SELECT 1", ""), problem.Unavailable)
 	without.refused(post("SELECT 1", ""), problem.Unavailable)
 }
@@ -156,7 +163,7 @@ func TestAskNegotiates(t *testing.T) {
 // HTTP answer, and holds nothing but data.
 func TestAskCutOff(t *testing.T) {
 	f := newFixture(t, withQueries(asking.Limits{Bytes: 60 << 20}))
-	for _, sql := range []string{"SELECT number, throwIf(number = 3000000) FROM numbers(10000000)", talkative} {
+	for _, sql := range []string{"SELECT number, throwIf(number = 600000) AS t FROM numbers(2000000)", talkative} {
 		for _, format := range []string{"json", "ndjson", "csv", "arrow"} {
 			resp := f.open(t.Context(), sql, format)
 			body, err := io.ReadAll(resp.Body)
@@ -166,6 +173,15 @@ func TestAskCutOff(t *testing.T) {
 			}
 			if tail := string(body[max(0, len(body)-4096):]); strings.Contains(tail, "exception") || strings.Contains(tail, `"error"`) {
 				t.Errorf("%s ends in %q", format, tail)
+			}
+			var outcome asking.Outcome
+			f.answered(call{method: "GET", path: "/v1/query/" + resp.Header.Get("X-Query-Id"), token: f.analyst}, 200, &outcome)
+			want := problem.InvalidQuery
+			if sql == talkative {
+				want = problem.QueryLimit
+			}
+			if outcome.State != asking.Failed || outcome.Error.Code != want || outcome.Bytes < int64(len(body)) {
+				t.Errorf("%s: %+v", format, outcome)
 			}
 			if id := resp.Header.Get("X-Request-Id"); !strings.Contains(f.logged.String(), id) {
 				t.Errorf("%s: the log says nothing of %s", format, id)

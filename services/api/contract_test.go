@@ -43,16 +43,19 @@ func TestContract(t *testing.T) {
 		{"GET", "/v1/devices/car-1/shadow/history"}, {"GET", "/v1/devices/car-1/shadows"}, {"GET", "/v1/shadows/pending"},
 		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
-		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/log"},
+		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/query/x"}, {"GET", "/v1/log"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 		{"GET", "/v1/dead-letters"}, {"GET", "/v1/dead-letters/1.0.1-0"}, {"POST", "/v1/dead-letters/replay"}, {"POST", "/v1/dead-letters/drop"},
 		{"POST", "/v1/verify"},
 	} {
 		refused(call{method: c.method, path: c.path}, problem.Unauthenticated)
 		refused(call{method: c.method, path: c.path, token: "tacho_wrong"}, problem.Unauthenticated)
-		if c.path != "/v1/query" {
+		switch c.path {
+		default:
 			refused(call{method: c.method, path: c.path, token: f.analyst}, problem.Forbidden)
-		} else {
+		case "/v1/query/x":
+			refused(call{method: c.method, path: c.path, token: f.analyst}, problem.QueryNotFound)
+		case "/v1/query":
 			refused(call{method: c.method, path: c.path, token: f.analyst}, problem.InvalidRequest) // there is no statement
 		}
 		refused(call{method: c.method, path: c.path + "?nonsense=1", token: "admin"}, problem.InvalidRequest)

@@ -58,6 +58,7 @@ func (a *Answer) Next() ([]byte, error) {
 		case n > 0:
 			a.given = n
 			a.sent += int64(n)
+			a.client.outcomes.set(a.ID, Running, a.sent, nil)
 			a.client.metrics.bytes.Add(float64(n))
 			return a.buffer[:n], nil
 		case a.ended != nil:
@@ -136,6 +137,15 @@ func (a *Answer) count(err error) {
 	if !a.counted {
 		a.counted = true
 		a.client.metrics.count(err)
+		var p *problem.Problem
+		switch {
+		case err == nil:
+			a.client.outcomes.set(a.ID, Whole, a.sent, nil)
+		case errors.As(err, &p):
+			a.client.outcomes.set(a.ID, Failed, a.sent, p)
+		default:
+			a.client.outcomes.set(a.ID, Gone, a.sent, nil)
+		}
 	}
 }
 

@@ -38,6 +38,8 @@ type Client struct {
 	places  chan struct{}
 	checked atomic.Bool // that the user can only read
 	metrics *metrics
+
+	outcomes outcomes
 }
 
 // New returns a client; it does not connect yet.
@@ -105,6 +107,7 @@ func (c *Client) Ask(ctx context.Context, s Statement) (_ *Answer, err error) {
 		a.Close()
 		return nil, err
 	}
+	c.outcomes.begin(a.ID)
 	return a, nil
 }
 

@@ -37,6 +37,7 @@ const (
 	InvalidQuery       Code = "invalid_query"          // a statement that ClickHouse cannot read or answer
 	QueryForbidden     Code = "query_forbidden"        // a statement that does more than read, or reads what it may not
 	QueryLimit         Code = "query_limit"            // a statement that went over the limit that details.limit names
+	QueryNotFound      Code = "query_not_found"        // no such statement, or one of long ago
 	NotAcceptable      Code = "not_acceptable"         // no format of an answer is among those asked for
 	LetterNotFound     Code = "dead_letter_not_found"  // no such dead letter
 	MethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
@@ -90,6 +91,7 @@ var table = map[Code]row{
 	InvalidQuery:       {status: 400, hint: "mend the statement; where details has line and column, there it stops making sense"},
 	QueryForbidden:     {status: 403, hint: "ask with SELECT, SHOW, DESCRIBE or EXPLAIN, of the tables in tacho, without SETTINGS; SHOW GRANTS tells what may be read"},
 	QueryLimit:         {status: 422, hint: "ask for less: a shorter stretch of time, fewer columns, LIMIT, or the roll-ups (tacho.position_1h); tacho serve --help has the limits"},
+	QueryNotFound:      {status: 404, hint: "the id is X-Query-Id of an answer of this process; the newest 1000 are known"},
 	NotAcceptable:      {status: 406, hint: "ask with ?format=json, ndjson, csv, tsv, table, parquet or arrow"},
 	LetterNotFound:     {status: 404, hint: "GET /v1/dead-letters lists them; one is named epoch.partition.sequence-sample, and is there once ClickHouse has its message"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -69,9 +68,9 @@ func (c *SQLCommand) Run(ctx context.Context, out *output, in io.Reader) error {
 	}
 	defer resp.Body.Close()
 	if c.Output != "" {
-		return c.save(ctx, resp)
+		return c.save(ctx, node, resp)
 	}
-	return pass(ctx, out.w, resp, "the result above is not whole")
+	return pass(ctx, out.w, node, resp, "the result above is not whole")
 }
 
 // format is what the user named, or what suits where the result goes.
@@ -102,12 +101,12 @@ func (c *SQLCommand) format(out *output) (query.Format, error) {
 }
 
 // save writes the result beside the file and puts it in place when it is whole.
-func (c *SQLCommand) save(ctx context.Context, resp *http.Response) error {
+func (c *SQLCommand) save(ctx context.Context, node *client, resp *http.Response) error {
 	f, err := os.CreateTemp(filepath.Dir(c.Output), "."+filepath.Base(c.Output)+"-*")
 	if err != nil {
 		return failed(exitFailed, "", "write result: %w", err)
 	}
-	err = pass(ctx, f, resp, c.Output+" was left as it was")
+	err = pass(ctx, f, node, resp, c.Output+" was left as it was")
 	if closed := f.Close(); err == nil && closed != nil {
 		err = failed(exitFailed, "", "write result: %w", closed)
 	}
@@ -123,8 +122,8 @@ func (c *SQLCommand) save(ctx context.Context, resp *http.Response) error {
 }
 
 // pass copies a result to its end. One that breaks off is an error: the node
-// cuts the connection when ClickHouse fails in the middle.
-func pass(ctx context.Context, w io.Writer, resp *http.Response, broken string) error {
+// cuts the connection when ClickHouse fails in the middle, and is asked why.
+func pass(ctx context.Context, w io.Writer, node *client, resp *http.Response, broken string) error {
 	_, err := io.Copy(w, resp.Body)
 	var written *os.PathError
 	switch {
@@ -135,6 +134,9 @@ func pass(ctx context.Context, w io.Writer, resp *http.Response, broken string) 
 	case errors.As(err, &written):
 		return failed(exitFailed, "", "write result: %w", err)
 	}
-	return failed(exitFailed, fmt.Sprintf("%s; the node's log says why, under request %s", broken, resp.Header.Get("X-Request-Id")),
-		"ask clickhouse: the query failed while its result was read: %w", err)
+	var outcome query.Outcome
+	if _, asked := node.call(ctx, http.MethodGet, pathOf("v1", "query", resp.Header.Get("X-Query-Id")), nil, &outcome); asked == nil && outcome.Error != nil {
+		err = outcome.Error
+	}
+	return failed(exitFailed, broken, "ask clickhouse: the query failed while its result was read: %w", err)
 }
