@@ -402,3 +402,24 @@ func TestEventsAsArrow(t *testing.T) {
 		t.Errorf("closed: %v", r.Err())
 	}
 }
+
+// BenchmarkFollow follows 10,000 events over a socket, in both formats.
+func BenchmarkFollow(b *testing.B) {
+	f := newFixture(b)
+	for i := range 10_000 {
+		f.append(fmt.Sprintf("car-%d", i%100), "position", fmt.Sprintf(`{"time":%d,"latitude":52.52,"longitude":13.40,"speed":48.5}`, 1795428000000+i))
+	}
+	for _, format := range []string{"ndjson", "arrow"} {
+		b.Run(format, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w := f.follow("limit=10000&format="+format, nil)
+				if n, err := io.Copy(io.Discard, w.resp.Body); err != nil || n < 1_000_000 {
+					b.Fatal(n, err)
+				}
+				w.close()
+			}
+			b.ReportMetric(10_000*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}

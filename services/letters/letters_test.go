@@ -287,6 +287,20 @@ func TestReplay(t *testing.T) {
 	s.eventually("SELECT letter, note FROM tacho.dead_letter_states WHERE state = 'dropped'", "('1.0.4-0','never')")
 
 	s.rebuilt()
+	s.audited()
+}
+
+// audited holds every row of every table, the roll-ups' too, against the log.
+func (s *stand) audited() {
+	s.t.Helper()
+	audit := columnar.Audit{Writer: s.base, Log: s.log}
+	report, err := audit.Run(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if report.Total != 0 || len(report.Unchecked) != 0 || report.Buckets == 0 {
+		s.t.Errorf("audit: %+v", report)
+	}
 }
 
 // rebuilt builds all tables anew beside those that serve and wants the same rows.
