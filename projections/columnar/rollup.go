@@ -46,10 +46,37 @@ func (w *Writer) rollUpDue() (pending bool, in time.Duration) {
 	return true, max(0, w.cfg.RollUpEvery-time.Since(w.rolledAt))
 }
 
+// errDamaged means that a pass cannot read its samples or its roll-up.
+var errDamaged = errors.New("a table is damaged (remedy: tacho verify names the part, tacho replay columnar builds the tables anew)")
+
+// rollUpLater puts off a pass that damaged samples have stopped: they must not
+// hold up what still comes in.
+func (w *Writer) rollUpLater(err error) {
+	const passes = 12
+	w.touched, w.rollUpDoubt = nil, true
+	w.rolledAt = time.Now().Add((passes - 1) * w.cfg.RollUpEvery)
+	w.mu.Lock()
+	w.status.Errors++
+	w.status.LastError = err.Error()
+	n := w.status.Errors
+	w.mu.Unlock()
+	if n&(n-1) == 0 {
+		w.cfg.Logger.Error("roll-ups stand still; samples and events go on", "partition", w.cfg.Partition, "error", err, "failures", n)
+	}
+}
+
 // rollUp brings the roll-ups up to the checkpoint.
+//
+// Errors: errDamaged, after which rollUpLater; those that end the writer.
 func (w *Writer) rollUp(ctx context.Context) error {
 	ctx, cancel := graceful(ctx, stopPatience)
 	defer cancel()
+	if w.rollUpDoubt { // a part of the pass that was stopped may have been made; nothing more of it may come
+		if err := w.persist(ctx, "claim", func() error { return w.claim(ctx, false) }); err != nil {
+			return err
+		}
+		w.rollUpDoubt = false
+	}
 	for w.rolled != w.checkpoint.Position {
 		to := w.checkpoint.Position
 		if to.Epoch == w.rolled.Epoch && to.Seq-w.rolled.Seq > rollUpChunk {
@@ -83,7 +110,8 @@ func (w *Writer) untouched(s *schemas.Schema) bool { return w.touched != nil && 
 
 func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolution, to events.Position) error {
 	attempt, doubtful := 0, w.touched == nil
-	return w.persist(ctx, "roll up "+r.view(s), func() error {
+	var stopped error
+	err := w.persist(ctx, "roll up "+r.view(s), func() error {
 		if attempt++; attempt > 1 {
 			if err := w.doubt(ctx); err != nil {
 				return err
@@ -102,11 +130,20 @@ func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolutio
 			"query": {w.rollUpSQL(s, r, to, again)}, "query_id": {w.queryID(fmt.Sprintf("%s-%d-%d", r.view(s), to.Seq, w.nextAttempt()))},
 			"async_insert": {"0"}, "wait_end_of_query": {"1"},
 		}
-		if err := w.post(ctx, q, strings.NewReader("")); err != nil {
+		err := w.post(ctx, q, strings.NewReader(""))
+		if damaged(err) {
+			stopped = fmt.Errorf("roll up %s: %w: %s", r.view(s), errDamaged, short(err))
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		return w.cfg.Fault("rolled up " + r.view(s))
 	})
+	if err == nil {
+		err = stopped
+	}
+	return err
 }
 
 // saveRolled notes how far the roll-ups are; older than the truth at worst.

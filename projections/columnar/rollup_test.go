@@ -244,3 +244,62 @@ func TestRollUpsOfWholeNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestRollUpsOfADamagedPart: samples that cannot be read stop the roll-ups, not
+// what still comes in; once they can be read the roll-ups are as they should be.
+func TestRollUpsOfADamagedPart(t *testing.T) {
+	b := newBench(t)
+	w, stop := b.start(0, nil)
+	b.drive(0, 50)
+	b.await(w)
+	b.awaitRollUps()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	w, stop = b.start(0, func(step string) error { // until the part is damaged
+		if strings.HasPrefix(step, "roll up") {
+			<-hold
+		}
+		return nil
+	})
+	b.exec("ALTER TABLE tacho.position MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1")
+	b.drive(50, 50)
+	for deadline := time.Now().Add(30 * time.Second); b.query("SELECT max(seq) FROM tacho.checkpoints WHERE partition = 0 AND table = 'events'") == "(50)"; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing new is inserted")
+		}
+	}
+	var path string
+	b.scan("SELECT argMax(path, min_block_number) FROM system.parts WHERE database = 'tacho' AND table = 'position' AND active", &path)
+	there, err := os.ReadFile(path + "data.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 10; at < len(there); at += 40 { // whatever column a pass needs
+		flipByte(t, path+"data.bin", func([]byte) int { return at })
+	}
+	close(hold)
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(w.Status().LastError, "is damaged"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", w.Status())
+		}
+	}
+	b.drive(100, 50)
+	b.await(w)
+	f, err := os.OpenFile(path+"data.bin", os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt(there, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.judge(0, 150, 150)
+	b.judgeRollUps()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}

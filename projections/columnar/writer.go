@@ -32,16 +32,17 @@ type Writer struct {
 	taken   chan struct{} // closed and replaced when current was taken
 
 	// Of the inserting goroutine alone.
-	checkpoint events.Cursor
-	beyond     map[string]uint64 // after a doubt: up to which sequence a table may have rows already
-	term       uint64            // see claim
-	claims     map[uint64]bool   // every term that this writer has ever claimed
-	attempts   uint64
-	rolled     events.Position // up to where the roll-ups are
-	rolledAt   time.Time
-	touched    map[string]bool   // message tables with samples since then; nil: any may have
-	ensured    map[string]uint32 // version of each message table's schema
-	age        time.Duration     // how old a batch may get; see adapt
+	checkpoint  events.Cursor
+	beyond      map[string]uint64 // after a doubt: up to which sequence a table may have rows already
+	term        uint64            // see claim
+	claims      map[uint64]bool   // every term that this writer has ever claimed
+	attempts    uint64
+	rolled      events.Position // up to where the roll-ups are
+	rolledAt    time.Time
+	rollUpDoubt bool              // see rollUpLater
+	touched     map[string]bool   // message tables with samples since then; nil: any may have
+	ensured     map[string]uint32 // version of each message table's schema
+	age         time.Duration     // how old a batch may get; see adapt
 
 	facts   map[events.Kind]*FactTable
 	repeats *repeats // of the reading goroutine, once it runs
@@ -215,7 +216,9 @@ func (w *Writer) write(ctx context.Context, read <-chan error) error {
 		}
 		pending, in := w.rollUpDue()
 		if pending && in == 0 {
-			if err := w.rollUp(ctx); err != nil {
+			if err := w.rollUp(ctx); errors.Is(err, errDamaged) {
+				w.rollUpLater(err)
+			} else if err != nil {
 				if ctx.Err() != nil && !errors.Is(err, ErrFenced) {
 					return nil // goes on after its own checkpoint next time
 				}
