@@ -5,12 +5,18 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/tachograph/tachograph/services/api/problem"
 )
 
-// pieceBytes is as much of an answer as is in memory.
+// pieceBytes is as much of an answer as is read at once; four such pieces are in
+// memory at most.
 const pieceBytes = 64 << 10
+
+// holdTime is how long the beginning of an answer is held back for more of it to
+// come, since what fails by then is an error instead of half an answer.
+const holdTime = 500 * time.Millisecond
 
 // exceptionBytes is as much of what the server says in an error as is read.
 const exceptionBytes = 64 << 10
@@ -22,12 +28,15 @@ type Answer struct {
 
 	client    *Client
 	asker     context.Context // ends when nobody waits any more
+	timed     context.Context // that, and with the time for it
 	cancel    context.CancelFunc
 	statement string
 	body      io.ReadCloser
-	marker    []byte // begins an exception within the answer
+	chunks    chan chunk    // of body; see pump
+	pumped    chan struct{} // closed when pump has ended
+	marker    []byte        // begins an exception within the answer
 
-	buffer   [pieceBytes]byte
+	buffer   [2 * pieceBytes]byte
 	have     int   // bytes of buffer
 	given    int   // of which the caller has these
 	sent     int64 // bytes in all
@@ -66,16 +75,68 @@ func (a *Answer) Next() ([]byte, error) {
 			a.count(nil)
 			return nil, io.EOF
 		}
-		a.read()
+		select {
+		case c := <-a.chunks:
+			a.take(c)
+		case <-a.pumped: // the clock or the asker ended it
+			a.ended = context.Canceled
+			if gone := a.timed.Err(); gone != nil {
+				a.ended = gone
+			}
+		}
 	}
 }
 
-// prime fills the buffer before anything is given away, so that what goes wrong
-// early is an error instead of half an answer. ClickHouse holds back its first
-// megabyte itself, so that this waits for nothing.
-func (a *Answer) prime() error {
-	for a.have < len(a.buffer) && a.ended == nil {
-		a.read()
+// A chunk is what one read of the body gave; data is valid until the next but
+// one is taken.
+type chunk struct {
+	data []byte
+	err  error
+}
+
+// pump reads the body, a chunk ahead of who takes them, until it ends or ctx
+// does. A read can be waited for only so long that way.
+func (a *Answer) pump(ctx context.Context) {
+	defer close(a.pumped)
+	var buffers [2][pieceBytes]byte
+	for i := 0; ; i = 1 - i {
+		n, err := a.body.Read(buffers[i][:])
+		select {
+		case a.chunks <- chunk{buffers[i][:n], err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// take adds a chunk to the buffer, of which at most half is used by then.
+func (a *Answer) take(c chunk) {
+	a.have += copy(a.buffer[a.have:], c.data)
+	a.ended = c.err
+}
+
+// prime begins to read, and holds back what comes first until it is a piece, the
+// whole answer, or holdTime old.
+func (a *Answer) prime(ctx context.Context) error {
+	a.chunks, a.pumped = make(chan chunk), make(chan struct{})
+	go a.pump(ctx)
+	var old <-chan time.Time
+	for a.have < pieceBytes && a.ended == nil {
+		select {
+		case c := <-a.chunks:
+			a.take(c)
+			if old == nil {
+				old = time.After(holdTime)
+			}
+			continue
+		case <-old:
+		case <-ctx.Done():
+			return a.why(ctx.Err())
+		}
+		break
 	}
 	n, err := a.ready()
 	if err == nil && int64(n) > a.client.cfg.Limits.Bytes {
@@ -99,18 +160,16 @@ func (a *Answer) ready() (int, error) {
 	return 0, a.why(a.ended)
 }
 
-func (a *Answer) read() {
-	n, err := a.body.Read(a.buffer[a.have:])
-	a.have += n
-	a.ended = err
-}
-
 // exception makes an error of the exception that begins at the place.
 func (a *Answer) exception(at int) error {
 	text := bytes.Clone(a.buffer[at:a.have])
-	if a.ended == nil { // the server may end the body here without saying so
-		rest, _ := io.ReadAll(io.LimitReader(a.body, exceptionBytes))
-		text = append(text, rest...)
+	for a.ended == nil && len(text) < exceptionBytes { // the rest of it
+		select {
+		case c := <-a.chunks:
+			text, a.ended = append(text, c.data...), c.err
+		case <-a.pumped:
+			a.ended = io.EOF
+		}
 	}
 	a.whole = true
 	return a.refusal(string(text))
@@ -160,6 +219,9 @@ func (a *Answer) Close() {
 	a.cancel()
 	if a.body != nil {
 		_ = a.body.Close() // it was only read
+	}
+	if a.pumped != nil {
+		<-a.pumped
 	}
 	if a.asked && !a.whole {
 		a.client.end(a.ID)

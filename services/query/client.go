@@ -100,9 +100,9 @@ func (c *Client) Ask(ctx context.Context, s Statement) (_ *Answer, err error) {
 			map[string]any{"limit": c.cfg.Limits.AtOnce})
 	}
 	timed, cancel := context.WithTimeout(ctx, c.cfg.Limits.Time)
-	a := &Answer{client: c, ID: "tacho-" + rand.Text(), asker: ctx, cancel: cancel, statement: s.Text}
+	a := &Answer{client: c, ID: "tacho-" + rand.Text(), asker: ctx, timed: timed, cancel: cancel, statement: s.Text}
 	c.metrics.running.Inc()
-	if err := a.begin(timed, s); err != nil {
+	if err := a.begin(s); err != nil {
 		a.counted = true
 		a.Close()
 		return nil, err
@@ -112,8 +112,8 @@ func (c *Client) Ask(ctx context.Context, s Statement) (_ *Answer, err error) {
 }
 
 // begin asks and reads as much of the answer as the first piece holds.
-func (a *Answer) begin(ctx context.Context, s Statement) error {
-	c := a.client
+func (a *Answer) begin(s Statement) error {
+	c, ctx := a.client, a.timed
 	if err := c.checkUser(ctx); err != nil {
 		return a.why(err)
 	}
@@ -148,7 +148,7 @@ func (a *Answer) begin(ctx context.Context, s Statement) error {
 		return problem.New(problem.Unavailable, "query: this ClickHouse is too old to tell a whole answer from half a one", nil)
 	}
 	a.marker = []byte("\r\n__exception__\r\n" + tag + "\r\n")
-	return a.prime()
+	return a.prime(ctx)
 }
 
 // escape writes a value so that ClickHouse reads the same value again.

@@ -19,7 +19,7 @@ var (
 	NDJSON  = Format{"ndjson", "application/x-ndjson", "JSONEachRow"}                  // an object a line
 	CSV     = Format{"csv", "text/csv; charset=utf-8; header=present", "CSVWithNames"} // RFC 4180 with a header
 	TSV     = Format{"tsv", "text/tab-separated-values; charset=utf-8", "TSV"}         // no header; tabs and line feeds escaped
-	Table   = Format{"table", "text/plain; charset=utf-8", "PrettyCompactMonoBlock"}   // for eyes; the first 10,000 rows
+	Table   = Format{"table", "text/plain; charset=utf-8", "PrettyCompactMonoBlock"}   // for eyes; the server holds all of it
 	Parquet = Format{"parquet", "application/vnd.apache.parquet", "Parquet"}           // a file
 	Arrow   = Format{"arrow", "application/vnd.apache.arrow.stream", "ArrowStream"}    // Arrow's streaming format
 	Formats = []Format{JSON, NDJSON, CSV, TSV, Table, Parquet, Arrow}                  // the first is the default

@@ -208,6 +208,27 @@ func TestHalfAnAnswer(t *testing.T) {
 	})
 }
 
+// TestTrickle: rows that come slowly come as they are made.
+func TestTrickle(t *testing.T) {
+	b := newBench(t, Limits{}, engine.QueryLimits{})
+	a, err := b.client.Ask(t.Context(), Statement{Text: "SELECT number FROM system.numbers WHERE number % 20000000 = 0", Format: TSV})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	text := ""
+	for n := 0; n < 4; n++ {
+		piece, err := a.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(piece)
+	}
+	if !strings.HasPrefix(text, "0\n20000000\n40000000\n") || len(text) > 32<<10 {
+		t.Errorf("%d bytes: %.100q", len(text), text)
+	}
+}
+
 // TestDown: nothing listens there.
 func TestDown(t *testing.T) {
 	c, err := New(Config{URL: "http://127.0.0.1:1", User: "query"})
