@@ -78,6 +78,12 @@ func TestBadInput(t *testing.T) {
 		web("schema that recurses", "POST", "/v1/schemas?name=bad", v.admin, `syntax = "proto3"; message A { A a = 1; }`, "422 invalid_schema"),
 		web("schema that recurses in JSON", "POST", "/v1/schemas?name=bad", v.admin, `{"type":"object","properties":{"a":{"$ref":"#"}}}`, "422 invalid_schema"),
 		web("schema nested absurdly", "POST", "/v1/schemas?name=bad", v.admin, strings.Repeat(`{"items":`, 50_000)+"{}"+strings.Repeat("}", 50_000), "422 invalid_schema"),
+		web("SQL that cannot be read", "POST", "/v1/query", v.admin, "SELECT \x00 FROM", "400 invalid_query"),
+		web("SQL that writes", "POST", "/v1/query", v.admin, "TRUNCATE TABLE tacho.events", "403 query_forbidden"),
+		web("SQL that reads the node's files", "POST", "/v1/query", v.admin, "SELECT file('"+n.cfg.file("admin.token")+"')", "403 query_forbidden"),
+		web("SQL of a device's", "POST", "/v1/query", v.token, "SELECT 1", "403 forbidden"),
+		web("SQL that is too long", "POST", "/v1/query", v.admin, "SELECT 1"+strings.Repeat(" ", 300_000), "413 payload_too_large"),
+		web("SQL nested absurdly", "POST", "/v1/query", v.admin, "SELECT "+strings.Repeat("(", 100_000), "400 invalid_query"),
 		web("JSON nested absurdly", "POST", "/v1/devices", v.admin, strings.Repeat("[", 5_000), "400 invalid_body"),
 	}
 	for _, id := range []string{"", "a/b", "a#", "+", "a\nb", "\x00", " a", "\xff", strings.Repeat("x", 10_000)} {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
@@ -76,6 +77,54 @@ func TestQueryExisting(t *testing.T) {
 	for _, n := range []*Node{unfit, without} {
 		if got := ask(t, n, "SELECT 1"); !strings.HasPrefix(got, "503 ") || strings.Contains(got, secret) {
 			t.Error(got)
+		}
+	}
+}
+
+// TestStopWhileAsked: statements at work, one that says nothing and one that
+// never ends, do not hold up a node that stops; their askers hear of it.
+func TestStopWhileAsked(t *testing.T) {
+	n := startNode(t, defaults(t))
+	token, err := os.ReadFile(n.cfg.file("admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 2)
+	for _, sql := range []string{"SELECT number FROM system.numbers", "SELECT count() FROM numbers(1000000000000000) WHERE NOT ignore(sipHash64(number))"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+n.addrs.HTTP+"/v1/query", strings.NewReader(sql))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		go func() {
+			resp, err := http.DefaultClient.Do(req)
+			if err == nil {
+				_, err = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			ended <- err
+		}()
+	}
+	running := func() bool {
+		resp, err := http.Get("http://" + n.addrs.HTTP + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains(string(text), "\ntacho_queries_running 2\n")
+	}
+	for deadline := time.Now().Add(30 * time.Second); !running(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the statements do not run")
+		}
+	}
+	began := time.Now()
+	stopNode(t, n)
+	t.Log("stopped after ", time.Since(began))
+	for range 2 {
+		if err := <-ended; err == nil {
+			t.Error("half an answer looks like a whole one")
 		}
 	}
 }
