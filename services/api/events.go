@@ -40,7 +40,7 @@ func (a *api) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := a.newEventWriter(w, s)
+	out := a.newEventWriter(w, s, at)
 	if r.Method == http.MethodHead {
 		out.header()
 		return nil

@@ -10,6 +10,10 @@ import (
 	"github.com/tachograph/tachograph/services/api/problem"
 )
 
+// tokenHeader says where an answer begins, for who has to begin again before
+// the first event.
+const tokenHeader = "Tacho-Token"
+
 // An eventFormat turns events into bytes. What it returns is valid until its
 // next call.
 type eventFormat interface {
@@ -29,15 +33,16 @@ type eventWriter struct {
 	control  *http.ResponseController
 	buffer   *bufio.Writer
 	format   eventFormat
+	start    string // token of where the answer begins
 	began    bool
 	lastSent time.Time
 	ticks    uint
 }
 
-func (a *api) newEventWriter(w http.ResponseWriter, s selection) *eventWriter {
+func (a *api) newEventWriter(w http.ResponseWriter, s selection, at events.Cursors) *eventWriter {
 	encoder := eventEncoder{payloads: s.data, schemas: a.catalog.Schemas()}
 	o := &eventWriter{
-		a: a, w: w,
+		a: a, w: w, start: at.Token(),
 		control:  http.NewResponseController(w),
 		buffer:   bufio.NewWriterSize(w, flushBytes),
 		format:   &ndjson{encoder},
@@ -53,6 +58,7 @@ func (o *eventWriter) header() {
 	if !o.began {
 		o.began = true
 		o.w.Header().Set("Content-Type", o.format.media())
+		o.w.Header().Set(tokenHeader, o.start)
 		o.w.WriteHeader(http.StatusOK)
 	}
 }

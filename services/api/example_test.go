@@ -23,6 +23,9 @@ func follow(base, admin, token string, handle func(device string, data json.RawM
 		return token, err
 	}
 	defer resp.Body.Close()
+	if start := resp.Header.Get("Tacho-Token"); start != "" {
+		token = start // a place, where it was "now"
+	}
 	silence := time.AfterFunc(45*time.Second, func() { resp.Body.Close() }) // a heartbeat comes every 15 s
 	defer silence.Stop()
 	lines := bufio.NewReader(resp.Body)

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,7 +44,6 @@ func TestScripts(t *testing.T) {
 					"refused":    refusedSend,
 					"eventually": eventually,
 					"tail":       tail,
-					"tailing":    tailingText,
 					"tailed":     endOfTail,
 					"exits":      exits,
 					"cancel":     cancelCommand,
@@ -143,38 +141,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 // A tailing is a tail at work, by the script that runs it.
 type tailing struct {
 	done   chan error
-	stdout heard
-}
-
-// heard is what a tail has printed so far.
-type heard struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (h *heard) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.Write(p)
-}
-
-func (h *heard) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.String()
-}
-
-// tailing TEXT waits until the tail at work has printed it.
-func tailingText(ts *testscript.TestScript, neg bool, args []string) {
-	t := ts.Value(tailKey{}).(*atomic.Pointer[tailing]).Load()
-	if neg || len(args) != 1 || t == nil {
-		ts.Fatalf("usage: tailing TEXT, after tail")
-	}
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(t.stdout.String(), args[0]); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			ts.Fatalf("tail: %s did not come", args[0])
-		}
-	}
+	stdout bytes.Buffer
 }
 
 type tailKey struct{}
@@ -218,7 +185,7 @@ func endOfTail(ts *testscript.TestScript, neg bool, args []string) {
 	case <-time.After(time.Minute):
 		ts.Fatalf("tail: the event did not come")
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(t.stdout.String()), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), t.stdout.Bytes(), 0o600))
 }
 
 // send DIR TOKENFILE DEVICE MESSAGE BODY sends one message over HTTP.

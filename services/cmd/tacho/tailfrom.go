@@ -119,7 +119,8 @@ func (t *tailHistory) follow(ctx context.Context, cl *client) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t.query.Set("follow", "true")
-	t.query.Set("from", t.next)
+	begin := t.next
+	t.query.Set("from", begin)
 	if t.Count > 0 {
 		t.query.Set("limit", strconv.FormatUint(uint64(t.Count-t.printed), 10))
 	}
@@ -134,11 +135,14 @@ func (t *tailHistory) follow(ctx context.Context, cl *client) error {
 		return err
 	}
 	defer resp.Body.Close()
+	if start := resp.Header.Get("Tacho-Token"); start != "" {
+		t.next = start // now must not become a later one
+	}
 	switch {
 	case t.lost:
 		t.out.note("tail: connected again")
 	case !t.heard:
-		t.out.note("tail: listening on %s, from %s", t.Subject, t.next)
+		t.out.note("tail: listening on %s, from %s", t.Subject, begin)
 	}
 	t.heard, t.lost = true, false
 	lines := bufio.NewReaderSize(resp.Body, 64<<10)
