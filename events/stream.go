@@ -15,6 +15,7 @@ const (
 	Shadow     Kind = "shadow"     // desired and reported configuration
 	Command    Kind = "command"    // what a device was told to do
 	Job        Kind = "job"        // commands for many devices
+	Forgotten  Kind = "forgotten"  // what had to be removed from the log, and that it was
 	DeadLetter Kind = "dead"       // what could not be decoded
 	Letter     Kind = "letter"     // what became of a dead letter; Name is its LetterID
 )

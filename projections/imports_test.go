@@ -20,16 +20,17 @@ const module = "github.com/tachograph/tachograph/"
 func TestImports(t *testing.T) {
 	own := module + "projections"
 	may := map[string][]string{ // of ours, beside the packages below the importing one
-		".":        {module + "events"},
-		"catalog":  {module + "events", module + "schemas", module + "schemas/vehicle"},
-		"latest":   {module + "events", module + "schemas", own, own + "/catalog"},
-		"columnar": {module + "events", module + "schemas", own, own + "/catalog"},
-		"shadow":   {module + "events"},
-		"command":  {module + "events"},
-		"job":      {module + "events"},
-		"presence": {module + "events"},
+		".":         {module + "events"},
+		"catalog":   {module + "events", module + "schemas", module + "schemas/vehicle"},
+		"latest":    {module + "events", module + "schemas", own, own + "/catalog"},
+		"columnar":  {module + "events", module + "schemas", own, own + "/catalog"},
+		"shadow":    {module + "events"},
+		"command":   {module + "events"},
+		"job":       {module + "events"},
+		"presence":  {module + "events"},
+		"forgotten": {module + "events"},
 	}
-	pure := []string{"shadow", "command", "job", "presence"}
+	pure := []string{"shadow", "command", "job", "presence", "forgotten"}
 	files := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {

@@ -2,6 +2,7 @@ package jetlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -46,7 +47,7 @@ func (l *Log) Bounds(ctx context.Context, partition uint16) (events.Bounds, erro
 }
 
 // newestOf returns the sequence of the newest message that was not removed.
-func newestOf(ctx context.Context, s jetstream.Stream) (uint64, error) {
+func newestOf(ctx context.Context, s jetstream.Stream) (newest uint64, err error) {
 	state := s.CachedInfo().State
 	switch {
 	case state.Msgs == 0:
@@ -54,11 +55,20 @@ func newestOf(ctx context.Context, s jetstream.Stream) (uint64, error) {
 	case state.NumDeleted == 0:
 		return state.LastSeq, nil
 	}
-	msg, err := s.GetLastMsgForSubject(ctx, ">")
-	if err != nil {
-		return 0, err
+	// Of ">" the server answers with the last sequence, be it there or not.
+	for _, root := range []string{"in.>", "fact.>", "secret.>", "dead.>"} {
+		msg, err := s.GetLastMsgForSubject(ctx, root)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if newest = max(newest, msg.Sequence); newest == state.LastSeq {
+			break
+		}
 	}
-	return msg.Sequence, nil
+	return newest, nil
 }
 
 // Purge removes a partition's events up to a position and returns what it holds

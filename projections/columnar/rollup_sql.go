@@ -27,14 +27,10 @@ func asNumber(p events.Position) uint64 { return uint64(p.Epoch)<<48 | p.Seq }
 // them takes all; one that may have been made before (again) leaves out what a
 // bucket has, which costs more.
 func (w *Writer) rollUpSQL(s *schemas.Schema, r resolution, to events.Position, again bool) string {
-	names := []string{"device", "time", "_partition", "_version", "_received"}
-	values := []string{"device", "bucket", fmt.Sprintf("toUInt16(%d)", w.cfg.Partition), fmt.Sprintf("toUInt64(%d)", asNumber(to)), "toDateTime(max(received))"}
+	names, values := rollUpColumns(s, w.cfg.Partition, to)
 	used := "device, time, received, _epoch, _seq, _row"
 	for _, x := range numericSignals(s) {
 		used += ", " + quote(x.column)
-		for _, p := range parts {
-			names, values = append(names, quote(p.prefix+x.column)), append(values, x.of(p.make))
-		}
 	}
 	source := fmt.Sprintf("%s WHERE %s", w.table(s.Name()), w.within(to))
 	if again {
@@ -45,7 +41,20 @@ func (w *Writer) rollUpSQL(s *schemas.Schema, r resolution, to events.Position, 
 	// The samples lie in the order of device and time.
 	return fmt.Sprintf(`INSERT INTO %s (%s) WITH %s AS bucket, %s AS place SELECT %s FROM %s AND %s GROUP BY device, bucket
 		SETTINGS optimize_aggregation_in_order = 1, enable_extended_results_for_datetime_functions = 1`,
-		w.table(r.table(s)), strings.Join(names, ", "), r.bucket, place, strings.Join(values, ", "), source, w.fence())
+		w.table(r.table(s)), names, r.bucket, place, values, source, w.fence())
+}
+
+// rollUpColumns are the columns of a roll-up's table and what samples, grouped by
+// device and bucket, make them.
+func rollUpColumns(s *schemas.Schema, partition uint16, to events.Position) (names, values string) {
+	n := []string{"device", "time", "_partition", "_version", "_received"}
+	v := []string{"device", "bucket", fmt.Sprintf("toUInt16(%d)", partition), fmt.Sprintf("toUInt64(%d)", asNumber(to)), "toDateTime(max(received))"}
+	for _, x := range numericSignals(s) {
+		for _, p := range parts {
+			n, v = append(n, quote(p.prefix+x.column)), append(v, x.of(p.make))
+		}
+	}
+	return strings.Join(n, ", "), strings.Join(v, ", ")
 }
 
 // within are the samples that the roll-ups lack.

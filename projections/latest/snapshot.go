@@ -44,9 +44,19 @@ func OpenSnapshots(ctx context.Context, js jetstream.JetStream, replicas int, ma
 	return &Snapshots{js: js}, nil
 }
 
-// put keeps a state, in place of the one that an earlier fold kept there.
+// put keeps a state, in place of the one that an earlier fold kept there, whose
+// bytes are overwritten: they may hold what has to be forgotten.
 func (s *Snapshots) put(ctx context.Context, state *State) error {
 	subject := fmt.Sprintf("snapshot.%s.%d", events.Escape(state.Device), state.Events/snapshotEvery)
+	stream, err := s.js.Stream(ctx, SnapshotStream)
+	if err != nil {
+		return fmt.Errorf("keep snapshot of %s: %w", state.Device, err)
+	}
+	if there, err := stream.GetLastMsgForSubject(ctx, subject); err == nil {
+		if err := stream.SecureDeleteMsg(ctx, there.Sequence); err != nil {
+			return fmt.Errorf("keep snapshot of %s: %w", state.Device, err)
+		}
+	}
 	if _, err := s.js.Publish(ctx, subject, state.AppendJSON(nil)); err != nil {
 		return fmt.Errorf("keep snapshot of %s: %w", state.Device, err)
 	}

@@ -49,6 +49,7 @@ type Config struct {
 	Letters   *letters.Letters   // nil there, too
 	Janitor   *retention.Janitor
 	Audit     *columnar.Audit // nil there as well; a template
+	Forgetter *retention.Forgetter
 	Shadows   *shadows.Shadows
 	Commands  *commands.Commands
 	Roster    *roster.Roster
@@ -61,25 +62,26 @@ type Config struct {
 }
 
 type api struct {
-	log      events.Log
-	catalog  *catalog.Catalog
-	devices  *auth.Directory
-	keys     *auth.Key
-	analyst  *auth.Key
-	latest   jetstream.KeyValue
-	past     *latest.Past
-	replays  *replays.Replays
-	janitor  *retention.Janitor
-	letters  *letters.Letters
-	audit    *columnar.Audit
-	audits   chan struct{} // one at a time
-	shadows  *shadows.Shadows
-	commands *commands.Commands
-	roster   *roster.Roster
-	asks     *asking.Client
-	ready    func() (bool, []string)
-	runners  []projections.Runner
-	logger   *slog.Logger
+	log       events.Log
+	catalog   *catalog.Catalog
+	devices   *auth.Directory
+	keys      *auth.Key
+	analyst   *auth.Key
+	latest    jetstream.KeyValue
+	past      *latest.Past
+	replays   *replays.Replays
+	janitor   *retention.Janitor
+	forgetter *retention.Forgetter
+	letters   *letters.Letters
+	audit     *columnar.Audit
+	audits    chan struct{} // one at a time
+	shadows   *shadows.Shadows
+	commands  *commands.Commands
+	roster    *roster.Roster
+	asks      *asking.Client
+	ready     func() (bool, []string)
+	runners   []projections.Runner
+	logger    *slog.Logger
 
 	mux       *http.ServeMux
 	metrics   *metrics
@@ -97,7 +99,7 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, audit: c.Audit, audits: make(chan struct{}, 1), shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
+		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, forgetter: c.Forgetter, audit: c.Audit, audits: make(chan struct{}, 1), shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
@@ -153,6 +155,9 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},
 		{"POST /v1/replays/{projection}/undo", a.handle(a.admin(a.undoReplay))},
+		{"POST /v1/forget", a.handle(a.admin(a.forget))},
+		{"GET /v1/forget", a.handle(a.admin(a.listForgotten))},
+		{"GET /v1/forget/{request}", a.handle(a.admin(a.getForgotten))},
 		{"GET /v1/log", a.handle(a.admin(a.getLog))},
 		{"GET /v1/dead-letters", a.handle(a.admin(a.listLetters))},
 		{"GET /v1/dead-letters/{letter}", a.handle(a.admin(a.getLetter))},

@@ -44,6 +44,7 @@ func TestContract(t *testing.T) {
 		{"POST", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands"}, {"GET", "/v1/devices/car-1/commands/x"},
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/query/x"}, {"GET", "/v1/log"},
+		{"POST", "/v1/forget"}, {"GET", "/v1/forget"}, {"GET", "/v1/forget/x"},
 		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
 		{"GET", "/v1/dead-letters"}, {"GET", "/v1/dead-letters/1.0.1-0"}, {"POST", "/v1/dead-letters/replay"}, {"POST", "/v1/dead-letters/drop"},
 		{"POST", "/v1/verify"},
@@ -100,6 +101,7 @@ func TestContract(t *testing.T) {
 	replayContract(f, hold, refused)
 	commandContract(t, f, refused)
 	askContract(f, refused)
+	forgetContract(f, refused)
 
 	// Telemetry: the gateway's answers, by the same document and table.
 	lines := http.Header{"Content-Type": {"application/x-ndjson"}}
@@ -158,6 +160,7 @@ func TestContract(t *testing.T) {
 		admin("DELETE", "/v1/devices/car-1/shadow?name=kept", ""),
 		admin("POST", "/v1/devices/car-1/commands", `{"name":"honk"}`),
 		admin("POST", "/v1/schemas?name=wheel", tyre),
+		admin("POST", "/v1/forget", `{"device":"car-1"}`),
 	}
 	for _, c := range writes {
 		f.failing("append", events.ErrFull, func() { refused(c, problem.LogFull) })

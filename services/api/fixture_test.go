@@ -27,6 +27,7 @@ import (
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine"
+	"github.com/tachograph/tachograph/projections/forgotten"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/auth"
@@ -172,15 +173,21 @@ func newFixture(t testing.TB, options ...func(*fixture, *Config)) *fixture {
 	f.analyst = strings.TrimSpace(string(token))
 	f.openBucket()
 
-	following := make(chan struct{}, 5)
-	go func() { _ = f.roster.Run(ctx); following <- struct{}{} }()  // ends with ctx
-	go func() { _ = orders.Run(ctx); following <- struct{}{} }()    // ends with ctx
-	go func() { _ = fleet.Run(ctx); following <- struct{}{} }()     // ends with ctx
-	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }() // ends with ctx
+	ledger, err := forgotten.Open(ctx, f.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	following := make(chan struct{}, 6)
+	go func() { _ = ledger.Run(ctx, f.log); following <- struct{}{} }() // ends with ctx
+	go func() { _ = f.roster.Run(ctx); following <- struct{}{} }()      // ends with ctx
+	go func() { _ = orders.Run(ctx); following <- struct{}{} }()        // ends with ctx
+	go func() { _ = fleet.Run(ctx); following <- struct{}{} }()         // ends with ctx
+	go func() { _ = f.catalog.Run(ctx); following <- struct{}{} }()     // ends with ctx
 	go func() { _ = f.devices.Run(ctx); following <- struct{}{} }()
 
 	c := Config{
 		Log: f.log, Catalog: f.catalog, Auth: f.devices, Admin: admin, Analyst: analyst, KV: f.kv, Past: &latest.Past{Log: f.log, Catalog: f.catalog}, Shadows: fleet, Commands: orders, Roster: f.roster,
+		Forgetter: retention.NewForgetter(retention.ForgetConfig{Log: f.log, Ledger: ledger, Logger: logger}),
 		Janitor:   retention.New(retention.Config{Log: f.log, Keep: time.Hour, Logger: logger}),
 		Telemetry: gateway.New(gateway.Config{Log: f.log, Catalog: f.catalog, Auth: f.devices, Metrics: prometheus.NewRegistry()}).TelemetryHandler(),
 		Ready: func() (bool, []string) {

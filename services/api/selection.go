@@ -18,7 +18,7 @@ import (
 // tokens and leave the log for nobody.
 var openKinds = []events.Kind{
 	events.Telemetry, events.Registry, events.SchemaKind, events.Presence,
-	events.Shadow, events.Command, events.Job, events.DeadLetter, events.Letter,
+	events.Shadow, events.Command, events.Job, events.Forgotten, events.DeadLetter, events.Letter,
 }
 
 // allKinds, as kind, is every one of them.

@@ -69,6 +69,8 @@ type Config struct {
 
 	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
 	TLSKey  string `name:"tls-key" help:"Its key, PEM." type:"path" placeholder:"FILE"`
+
+	fault func(step string) error // for tests; see retention.ForgetConfig
 }
 
 var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)

@@ -24,6 +24,7 @@ import (
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine"
+	"github.com/tachograph/tachograph/projections/forgotten"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/auth"
 	"github.com/tachograph/tachograph/services/commands"
@@ -59,6 +60,9 @@ type Node struct {
 	janitor     *retention.Janitor
 	recovering  sync.Once     // an unfinished swap of tables
 	queries     *query.Client // nil: no ClickHouse to ask
+	ledger      *forgotten.Ledger
+	forgetter   *retention.Forgetter
+	restartable map[uint16][2]*projections.Restartable // by partition of telemetry: the writer of ClickHouse, and latest
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
 	server      columnar.Server
@@ -86,7 +90,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, logger: logger, waiting: map[string]string{}, broken: make(chan struct{}), metrics: prometheus.NewRegistry()}
+	n := &Node{cfg: cfg, logger: logger, waiting: map[string]string{}, restartable: map[uint16][2]*projections.Restartable{}, broken: make(chan struct{}), metrics: prometheus.NewRegistry()}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
@@ -248,6 +252,10 @@ func (n *Node) startDirectory(ctx context.Context) (err error) {
 	}
 	n.run("catalog", n.catalog.Run)
 	n.past.Log, n.past.Catalog = n.log, n.catalog
+	if n.ledger, err = forgotten.Open(ctx, n.appends); err != nil {
+		return err
+	}
+	n.run("ledger of what was forgotten", func(ctx context.Context) error { return n.ledger.Run(ctx, n.appends) })
 	if n.auth, err = auth.Open(ctx, n.appends, n.logger); err != nil {
 		return err
 	}

@@ -52,11 +52,13 @@ func (n *Node) startProjections(context.Context) error {
 		if p == events.ControlPartition {
 			continue
 		}
-		l, err := latest.New(latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger})
+		state := latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger}
+		l, err := projections.NewRestartable(func() (projections.Runner, error) { return latest.New(state) })
 		if err != nil {
 			return err
 		}
 		n.startRunner(l, l.Run)
+		n.restartable[p] = [2]*projections.Restartable{w, l}
 	}
 	n.makeReplays(base, written, writers)
 	tables, err := columnar.NewLetters(n.server)

@@ -25,7 +25,7 @@ func (n *Node) startRetention(context.Context) error {
 	if n.cfg.Has("project") && n.cfg.KeepLog > 0 {
 		n.run("janitor", n.janitor.Run)
 	}
-	return nil
+	return n.startForgetting()
 }
 
 // holders are all that read telemetry from the log and may have to again.

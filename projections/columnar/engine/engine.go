@@ -169,6 +169,9 @@ func (e *Engine) NativeAddr() string { return e.native }
 // HTTPAddr is host:port of the HTTP interface.
 func (e *Engine) HTTPAddr() string { return e.http }
 
+// Dir returns the folder of everything that the engine keeps.
+func (e *Engine) Dir() string { return e.cfg.Dir }
+
 // Writer returns the credentials of the user that owns the database.
 func (e *Engine) Writer() (user, password string) { return WriterUser, e.cfg.WriterPassword }
 

@@ -18,6 +18,8 @@ const (
 	QueryUser   = "query"   // reads it for strangers: statements are all it can send
 )
 
+// Parts that were replaced, and are old enough, are looked for every 10 seconds
+// at last, by default every 5 minutes: data that must be forgotten are in them.
 // The logger's level here is without effect in the library, which takes it
 // from an argument; size and count bound the file.
 var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse>
@@ -39,6 +41,9 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
     </access_control_improvements>
     <merge_tree>
         <min_free_disk_bytes_to_perform_insert>{{.DiskReserve}}</min_free_disk_bytes_to_perform_insert>
+        <cleanup_delay_period>2</cleanup_delay_period>
+        <cleanup_delay_period_random_add>1</cleanup_delay_period_random_add>
+        <max_cleanup_delay_period>10</max_cleanup_delay_period>
         <fsync_after_insert>{{.Sync}}</fsync_after_insert>
         <fsync_part_directory>{{.Sync}}</fsync_part_directory>
     </merge_tree>

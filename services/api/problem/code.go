@@ -40,6 +40,7 @@ const (
 	QueryNotFound      Code = "query_not_found"        // no such statement, or one of long ago
 	NotAcceptable      Code = "not_acceptable"         // no format of an answer is among those asked for
 	LetterNotFound     Code = "dead_letter_not_found"  // no such dead letter
+	ForgetNotFound     Code = "forget_not_found"       // no such request that data be forgotten
 	MethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
 	DeviceExists       Code = "device_exists"          // an id that is taken
 	ReplayRunning      Code = "replay_running"         // one at a time
@@ -94,6 +95,7 @@ var table = map[Code]row{
 	QueryNotFound:      {status: 404, hint: "the id is X-Query-Id of an answer of this process; the newest 1000 are known"},
 	NotAcceptable:      {status: 406, hint: "ask with ?format=json, ndjson, csv, tsv, table, parquet or arrow"},
 	LetterNotFound:     {status: 404, hint: "GET /v1/dead-letters lists them; one is named epoch.partition.sequence-sample, and is there once ClickHouse has its message"},
+	ForgetNotFound:     {status: 404, hint: "GET /v1/forget lists the requests"},
 	MethodNotAllowed:   {status: 405, hint: "the Allow header lists the methods of this path"},
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
 	ReplayRunning:      {status: 409, hint: "GET tells how far it is, DELETE ends it"},
