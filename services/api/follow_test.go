@@ -235,7 +235,7 @@ func TestFollowSlowly(t *testing.T) {
 		}
 		return nil
 	}))
-	const n = 1000
+	const n = 400
 	w := f.follow("device=car-0", nil)
 	pad := strings.Repeat("x", 64<<10)
 	for i := range n {
