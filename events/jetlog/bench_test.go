@@ -92,6 +92,19 @@ func BenchmarkFollow(b *testing.B) {
 		}
 		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
 	})
+	b.Run("inspect", func(b *testing.B) {
+		b.ReportAllocs()
+		n := 0
+		for b.Loop() {
+			for _, err := range l.Inspect(b.Context(), 0, 1, stored) {
+				if err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+		}
+		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+	})
 	b.Run("select all", func(b *testing.B) {
 		n := 0
 		for b.Loop() {

@@ -84,12 +84,12 @@ func (a *auditor) partition(ctx context.Context, upTo events.Cursor) error {
 		var bad *events.UnreadableError
 		switch {
 		case errors.As(err, &bad):
-			if err := p.lost(ctx, p.at+1, bad.Position.Seq-1, MissingInLog, ""); err != nil {
+			if err := p.gap(ctx, p.at+1, bad.Position.Seq-1); err != nil {
 				return err
 			}
 			err = p.lost(ctx, bad.Position.Seq, bad.Position.Seq, UnreadableInLog, bad.Cause)
 		case err == nil:
-			if err = p.lost(ctx, p.at+1, e.Position.Seq-1, MissingInLog, ""); err == nil {
+			if err = p.gap(ctx, p.at+1, e.Position.Seq-1); err == nil {
 				a.report.Events++
 				err = p.add(ctx, e)
 			}
@@ -105,7 +105,7 @@ func (a *auditor) partition(ctx context.Context, upTo events.Cursor) error {
 	if _, last, err = a.log.Extent(ctx, at.Partition); err != nil {
 		return err
 	}
-	if err := p.lost(ctx, p.at+1, min(last.Seq, at.Seq), MissingInLog, ""); err != nil {
+	if err := p.gap(ctx, p.at+1, min(last.Seq, at.Seq)); err != nil {
 		return err
 	}
 	if end := max(at.Seq, a.behind[at.Partition]); last.Seq < end {
@@ -213,6 +213,27 @@ func (p *partitionAudit) flush(ctx context.Context, to uint64) error {
 	return nil
 }
 
+// gap deals with positions that did not come: lost, unless they were purged meanwhile.
+func (p *partitionAudit) gap(ctx context.Context, from, to uint64) error {
+	if from > to {
+		return nil
+	}
+	first, _, err := p.log.Extent(ctx, p.upTo.Partition)
+	if err != nil {
+		return err
+	}
+	if first.Seq > from {
+		end := min(to, first.Seq-1)
+		p.report.Purged += end - from + 1
+		p.purged = max(p.purged, end)
+		if err := p.lost(ctx, from, end, "", ""); err != nil {
+			return err
+		}
+		from = end + 1
+	}
+	return p.lost(ctx, from, to, MissingInLog, "")
+}
+
 // lost deals with positions that the log does not have: each that events has is a
 // difference and stands in for the event.
 func (p *partitionAudit) lost(ctx context.Context, from, to uint64, kind DifferenceKind, cause string) error {
@@ -239,6 +260,9 @@ func (p *partitionAudit) lost(ctx context.Context, from, to uint64, kind Differe
 				p.report.Absent += n
 				p.absent = end
 			}
+		}
+		if n := uint64(len(have)); kind != MissingInLog && n < end-from+1 {
+			p.absent = end
 		}
 		for _, e := range have {
 			if err := p.add(ctx, e); err != nil {

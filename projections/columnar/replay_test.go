@@ -20,10 +20,13 @@ type stand struct {
 	replay  *Replay
 }
 
-func newStand(t *testing.T) *stand {
+func newStand(t *testing.T) *stand { return newStandOf(t, 0) }
+
+// newStandOf has its writers roll up so often.
+func newStandOf(t *testing.T, every time.Duration) *stand {
 	s := &stand{bench: newBench(t)}
 	config := func(partition uint16) Config {
-		return Config{Log: s.log, Catalog: s.catalog, Partition: partition, Server: s.server, MaxAge: s.age}
+		return Config{Log: s.log, Catalog: s.catalog, Partition: partition, Server: s.server, MaxAge: s.age, RollUpEvery: every}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)

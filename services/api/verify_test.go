@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -77,4 +79,47 @@ func verifyContract(f *fixture, refused func(call, problem.Code)) {
 func TestVerifyElsewhere(t *testing.T) {
 	f := newFixture(t)
 	f.refused(call{method: "POST", path: "/v1/verify", token: "admin"}, problem.Unavailable)
+}
+
+// TestVerifyGone: who goes away ends the audit, and the next one may begin.
+func TestVerifyGone(t *testing.T) {
+	f := newFixture(t, withReplays(nil))
+	entered, release := make(chan struct{}), make(chan struct{})
+	f.hold.Store(&holding{entered, release})
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+"/v1/verify", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+f.admin)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	}()
+	select {
+	case <-entered:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not read")
+	}
+	f.hold.Store(nil)
+	leave()
+	<-left
+	close(release)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got := f.do(call{method: "POST", path: "/v1/verify", token: "admin"})
+		if got.status == http.StatusOK {
+			if r := reportOf(t, got.body); !r.Equal() {
+				t.Errorf("%+v", r)
+			}
+			return
+		}
+		if got.status != http.StatusTooManyRequests || time.Now().After(deadline) {
+			t.Fatalf("%d %s", got.status, got.body)
+		}
+	}
 }

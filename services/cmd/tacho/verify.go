@@ -103,7 +103,7 @@ func (c *VerifyCommand) report(out *output, raw json.RawMessage) error {
 	if r.Equal() {
 		return nil
 	}
-	return failed(exitDiffers, "tacho replay columnar builds the tables anew from the log; what the log has lost, only a backup of it has",
+	return failed(exitDiffers, "tacho replay columnar builds the tables anew from the log; what the log has lost stands in tacho.events",
 		"verify: %d differences in %s", r.Total, strings.Join(sortedKinds(r.Counts), ", "))
 }
 
