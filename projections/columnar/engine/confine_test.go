@@ -39,4 +39,14 @@ func TestConfined(t *testing.T) {
 			t.Errorf("%s reads the environment: %s", user[0], got)
 		}
 	}
+	// Errors tell what a statement made of a file, before anybody asks for rights:
+	// without a password there is no statement at all.
+	for _, sql := range []string{
+		"SELECT CAST(file('users.xml') AS Enum8('a' = 1)) FROM system.processes", "KILL QUERY WHERE CAST(file('users.xml') AS Enum8('a' = 1)) = 1",
+		"SELECT CAST(file('users.xml') AS Enum8('a' = 1)) FROM tacho.events",
+	} {
+		if _, got := query(t, e, "default", "", sql); strings.Contains(got, "<clickhouse>") {
+			t.Errorf("%s: %.200s", sql, got)
+		}
+	}
 }

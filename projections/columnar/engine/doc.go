@@ -7,8 +7,7 @@
 // child's standard input does too, and it stops. When the child ends unasked,
 // the parent starts it again on the same ports.
 //
-// A folder belongs to one engine. What the users of an engine may do is in
-// settings.go: nothing is reachable without a password but the right to open
-// and close the listeners, which the library leaves to every local process;
-// closed listeners are noticed and opened again.
+// A folder belongs to one engine, and the child can open no file of anybody
+// else's (confine). What the users of an engine may do is in settings.go: nothing
+// is reachable without a password.
 package engine

@@ -93,7 +93,7 @@ func (e *Engine) order(settings string) order {
 	return order{
 		Library: e.cfg.Library, HTTP: e.http, User: WriterUser, Password: e.cfg.WriterPassword,
 		Args: []string{
-			"--path=" + filepath.Join(e.cfg.Dir, "store"), "--config-file=" + settings, "--log-level=warning", "--max_concurrent_queries_for_all_users=0",
+			"--path=" + filepath.Join(e.cfg.Dir, "store"), "--config-file=" + settings, "--log-level=warning", "--max_concurrent_queries_for_all_users=0", "--max_query_size=262144",
 			"--listen_host=" + e.cfg.Host, "--tcp_port=" + native, "--http_port=" + http, "--query",
 			"SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; " +
 				"SELECT sleepEachRow(0.2) FROM numbers(1000000000000) FORMAT Null SETTINGS max_block_size=1",

@@ -123,7 +123,7 @@ func TestUsers(t *testing.T) {
 			"GRANT ALL ON *.* TO query", "EXECUTE AS tacho SELECT 1", "SELECT 1; SELECT 2", "SELECT addressToLine(1)", "SELECT " + strings.Repeat("(", 5000) + "1" + strings.Repeat(")", 5000),
 		}},
 		{"analyst", "wrong", []string{"SELECT 1"}},
-		{"default", "", []string{"SELECT 1", "SYSTEM STOP LISTEN TCP", "SYSTEM STOP LISTEN HTTP", "SELECT 1 SETTINGS max_concurrent_queries_for_all_users = 0", "SELECT * FROM tacho.events", "SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x", "KILL QUERY WHERE 1"}},
+		{"default", "", []string{"SELECT 1", "SELECT 1 SETTINGS max_query_size = 1000", "SYSTEM STOP LISTEN TCP", "SYSTEM STOP LISTEN HTTP", "SELECT 1 SETTINGS max_concurrent_queries_for_all_users = 0", "SELECT * FROM tacho.events", "SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x", "KILL QUERY WHERE 1"}},
 		{"tacho", "", []string{"SELECT 1"}},
 		{"tacho", "writer", []string{"SELECT * FROM file('/etc/passwd', 'LineAsString')", "SYSTEM SHUTDOWN", "CREATE DATABASE other"}},
 		{"nobody", "", []string{"SELECT 1"}},

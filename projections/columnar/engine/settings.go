@@ -52,8 +52,10 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
 
 // The in-process user "default" cannot have a password and comes from
 // 127.0.0.1 as any local client may: it opens the listeners and does nothing
-// else. Others are refused in its name, since a query is always at work: the one
-// that keeps the engine open, for which the child's arguments lift the limit.
+// else. Others are refused in its name: no statement is short enough to be read
+// (what is read is analysed, file() and all, before any right is looked at), and
+// a query is always at work, the one that keeps the engine open. For that one
+// the child's arguments lift both limits.
 //
 // The analyst reads. readonly=2 lets clients send their settings; the limits
 // keep one query, and all of the analyst's together, from starving the writer.
@@ -71,7 +73,11 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
         <default/>
         <nobody>
             <max_concurrent_queries_for_all_users>1</max_concurrent_queries_for_all_users>
-            <constraints><max_concurrent_queries_for_all_users><const/></max_concurrent_queries_for_all_users></constraints>
+            <max_query_size>1</max_query_size>
+            <constraints>
+                <max_concurrent_queries_for_all_users><const/></max_concurrent_queries_for_all_users>
+                <max_query_size><const/></max_query_size>
+            </constraints>
         </nobody>
         <writer>
             <async_insert>0</async_insert>
