@@ -215,6 +215,9 @@ func TestForget(t *testing.T) {
 	// The car is heard on, and a replay of what is left makes the same tables.
 	p.telemetry(tokens["car-1"], "car-1", "position", fmt.Sprintf(`{"time":%d,"speed":99}`, hour+99_000))
 	p.await("SELECT max(speed) FROM tacho.position WHERE device = 'car-1'", "99")
+	if found := p.request("POST", "/v1/verify", ""); !strings.Contains(found, `"total":0,`) || strings.Contains(found, `"absent":0,`) {
+		t.Errorf("the log and the tables do not agree: %s", found)
+	}
 	p.request("POST", "/v1/replays/columnar?dry_run=true", "")
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		var replay struct {
