@@ -18,7 +18,8 @@ import (
 //
 // The newest are erased first, so that whoever finds out again what to erase,
 // after a crash, still finds what made him erase it. When Erase has returned, the
-// bytes are gone from a server of this host, also after a power failure.
+// bytes are gone from a server of this host, also after a power failure. After a
+// crash Scrub has to be called before the server starts again.
 func (l *Log) Erase(ctx context.Context, partition uint16, seqs []uint64, tell func(done int)) error {
 	l.beginnings.Lock()
 	defer l.beginnings.Unlock()
@@ -41,6 +42,10 @@ func (l *Log) Erase(ctx context.Context, partition uint16, seqs []uint64, tell f
 			return fail(err)
 		}
 	}
+	done, err := l.erasing(partition)
+	if err != nil {
+		return fail(err)
+	}
 	defer l.disturb(partition)()
 	for i, seq := range slices.Backward(seqs) {
 		began := time.Now()
@@ -60,6 +65,9 @@ func (l *Log) Erase(ctx context.Context, partition uint16, seqs []uint64, tell f
 		if err := syncPath(l.blockDir(partition)); err != nil {
 			return fail(err)
 		}
+	}
+	if err := done(); err != nil {
+		return fail(err)
 	}
 	return nil
 }

@@ -120,3 +120,85 @@ func TestErase(t *testing.T) {
 		t.Errorf("after the end comes %s", got.Position)
 	}
 }
+
+// TestScrub: a server that was killed between removing and overwriting has the
+// bytes, and not the message.
+func TestScrub(t *testing.T) {
+	const marker = "SECRET-OF-THE-RENTER"
+	for _, which := range [][]uint64{{1}, {5, 6}, {20}, {1, 2, 3, 10, 19, 20}} {
+		dir := t.TempDir()
+		s := startServer(t, dir, false)
+		l := open(t, Config{Publish: connect(t, s), StoreDir: dir})
+		gone := map[uint64]bool{}
+		for _, seq := range which {
+			gone[seq] = true
+		}
+		var evs []events.Event
+		for i := range 20 {
+			e := logtest.Telemetry("car", i)
+			if gone[uint64(i+1)] {
+				e.Payload = append(e.Payload, marker...)
+			}
+			if e.ID = events.DeriveID("car", "position", e.Payload); i%3 == 0 {
+				e.ID = events.UniqueID() // in a header
+			}
+			evs = append(evs, e)
+		}
+		logtest.EnqueueAll(t, l, evs)
+		done, err := l.erasing(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := l.js.Stream(t.Context(), streamName(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := firstLeft(t.Context(), stream, which)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.note(t.Context(), stream, metaForgotten, first); err != nil {
+			t.Fatal(err)
+		}
+		for _, seq := range which {
+			if err := stream.DeleteMsg(t.Context(), seq); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.Shutdown()
+		s.WaitForShutdown()
+		if len(filesWith(t, dir, marker)) == 0 {
+			t.Fatal("deleting overwrites: this test shows nothing")
+		}
+		if err := Scrub(dir, "$G"); err != nil {
+			t.Fatal(err)
+		}
+		if files := filesWith(t, dir, marker); len(files) > 0 {
+			t.Errorf("%v: the marker is in %v", which, files)
+		}
+		if done() == nil {
+			t.Error("the note is still there")
+		}
+		s = startServer(t, dir, false)
+		l = open(t, Config{Publish: connect(t, s), StoreDir: dir})
+		seqs := map[uint64]string{}
+		for e, err := range l.Read(t.Context(), evs[0].Stream, events.Latest) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			seqs[e.Position.Seq] = e.ID
+		}
+		for i, e := range evs {
+			if seq := uint64(i + 1); gone[seq] != (seqs[seq] == "") || !gone[seq] && seqs[seq] != e.ID {
+				t.Errorf("%v: at %d is %q", which, seq, seqs[seq])
+			}
+		}
+		if tail, err := l.Tail(t.Context(), 0); err != nil || tail.Seq != 20 {
+			t.Errorf("%v: tail %v, %v", which, tail, err)
+		}
+		logtest.EnqueueAll(t, l, []events.Event{logtest.Telemetry("car", 100)})
+	}
+}

@@ -133,7 +133,7 @@ func (e *Erasure) rows(ctx context.Context, conn clickhouse.Conn, db, table stri
 		return e.ofDevice() + " AND " + e.covered(), nil
 	}
 	repeats, err := e.repeats(ctx, conn, db)
-	return fmt.Sprintf("%s AND kind = 'telemetry' AND (%s OR (_epoch, _partition, _seq) IN (%s))", e.ofDevice(), e.covered(), repeats), err
+	return fmt.Sprintf("%s AND (kind IN ('telemetry', 'presence') AND %s OR kind = 'telemetry' AND (_epoch, _partition, _seq) IN (%s))", e.ofDevice(), e.covered(), repeats), err
 }
 
 // erase does one database: the roll-ups first, as the samples tell which buckets
@@ -186,8 +186,8 @@ func (e *Erasure) erase(ctx context.Context, conn clickhouse.Conn, db string) (m
 	return counts, e.awaitGone(ctx, conn, db, tables)
 }
 
-// tables are those with a row for each event or sample of telemetry; events is
-// the last.
+// tables are those with a row for each event or sample of telemetry, and for each
+// of presence; events is the last.
 func (e *Erasure) tables(ctx context.Context, conn clickhouse.Conn, db string) ([]string, error) {
 	rows, err := conn.Query(ctx, `SELECT table FROM system.columns WHERE database = ? AND table IN (SELECT name FROM system.tables WHERE database = ? AND engine LIKE '%MergeTree')
 		GROUP BY table HAVING countIf(name IN ('device', 'received', '_seq')) = 3 ORDER BY table = 'events', table`, db, db)
@@ -201,7 +201,7 @@ func (e *Erasure) tables(ctx context.Context, conn clickhouse.Conn, db string) (
 		if err := rows.Scan(&name); err != nil {
 			return nil, fmt.Errorf("list tables: %w", err)
 		}
-		if schemas.ValidName(name) == nil || name == "events" || name == "dead_letters" {
+		if schemas.ValidName(name) == nil || name == "events" || name == "dead_letters" || name == "presence" {
 			tables = append(tables, name)
 		}
 	}

@@ -27,7 +27,7 @@ type Asked struct {
 // Began is the payload of "began".
 type Began struct {
 	At     time.Time         `json:"at"`
-	Counts map[string]uint64 `json:"counts"` // "log": events, "log dead letters": of them, "table NAME": rows
+	Counts map[string]uint64 `json:"counts"` // "log": events, "log dead letters" and "log presence": likewise, "table NAME": rows
 }
 
 // Done is the payload of "done".

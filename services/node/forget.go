@@ -24,7 +24,7 @@ func (n *Node) startForgetting() error {
 	if err != nil {
 		return err
 	}
-	cfg.Holders, cfg.Erase, cfg.Tables, cfg.View = n.holders(), n.log.Erase, forgetTables{n}, n.forgetView
+	cfg.Holders, cfg.Erase, cfg.Restate, cfg.Tables, cfg.View = n.holders(), n.log.Erase, n.roster.Restate, forgetTables{n}, n.forgetView
 	cfg.Sweep = func(ctx context.Context, _ forgotten.Request) error {
 		if err := retention.Sweep(ctx, js, latest.Bucket); err != nil {
 			return err

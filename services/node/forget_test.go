@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
 // filesWith lists the files below dir that hold a text.
@@ -99,7 +101,7 @@ func TestForget(t *testing.T) {
 	}
 	p.await("SELECT count() FROM tacho.position", "0") // it is made in time
 	// Compressed, the texts could not be found.
-	for table, columns := range map[string][]string{"events": {"payload"}, "dead_letters": {"payload", "detail"}, "position": {"_unknown"}} {
+	for table, columns := range map[string][]string{"events": {"payload"}, "dead_letters": {"payload", "detail"}, "position": {"_unknown"}, "presence": {"client"}} {
 		for _, column := range columns {
 			p.owner(fmt.Sprintf("ALTER TABLE tacho.%s MODIFY COLUMN %s CODEC(NONE)", table, column))
 		}
@@ -124,6 +126,12 @@ func TestForget(t *testing.T) {
 	from := time.Now().UTC()
 	time.Sleep(5 * time.Millisecond)
 	drive(40, secret, 500)
+	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + p.MQTT).SetClientID(secret).SetUsername("car-1").SetPassword(tokens["car-1"]))
+	if tok := client.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+		t.Fatal("connect: ", tok.Error())
+	}
+	client.Disconnect(100)
+	p.await("SELECT groupArray(change) FROM (SELECT change FROM tacho.presence WHERE client = '"+secret+"' ORDER BY _seq)", "['connected','disconnected']")
 	send("car-1", "position", fmt.Sprintf(`{"time":%d,"speed":%q}`, hour, secret)) // cannot be read
 	send("car-1", "mystery", fmt.Sprintf(`{"time":%d,"who":%q}`, hour, secret))
 	time.Sleep(5 * time.Millisecond)
@@ -140,7 +148,7 @@ func TestForget(t *testing.T) {
 			t.Fatal("the state does not show the secret")
 		}
 	}
-	for _, part := range []string{"/nats/jetstream/TACHO/streams/TELEMETRY_0", "/nats/jetstream/TACHO/streams/DEAD_LETTERS", "/nats/jetstream/SERVICES/streams/KV_latest", "/clickhouse"} {
+	for _, part := range []string{"/nats/jetstream/TACHO/streams/TELEMETRY_0", "/nats/jetstream/TACHO/streams/DEAD_LETTERS", "/nats/jetstream/TACHO/streams/CONTROL", "/nats/jetstream/SERVICES/streams/KV_latest", "/clickhouse"} {
 		if len(filesWith(t, dir+part, secret)) == 0 {
 			t.Fatalf("the secret is not in %s: this test shows nothing", part)
 		}
@@ -183,7 +191,8 @@ func TestForget(t *testing.T) {
 		p = serve(t, dir)
 	}
 	done := await("done", func(s status) bool { return s.State == "done" })
-	if n := uint64(40 + 2 + 1); done.Counts["log"] != n || done.Counts["table events"] != n || done.Counts["table position"] != 40 || done.Counts["log dead letters"] != 1 {
+	if n := uint64(40 + 2 + 1); done.Counts["log"] != n || done.Counts["table events"] != n+2 || done.Counts["table position"] != 40 || done.Counts["log dead letters"] != 1 ||
+		done.Counts["log presence"] != 2 || done.Counts["table presence"] != 2 {
 		t.Errorf("%+v", done)
 	}
 	if files := filesWith(t, dir, secret); len(files) > 0 {
@@ -207,6 +216,9 @@ func TestForget(t *testing.T) {
 	}
 	if want := time.UnixMilli(hour + 19_000).UTC().Format(time.RFC3339); state.Events != before+after || state.Messages["position"]["speed"].Time != want || len(state.Messages) != 1 {
 		t.Errorf("state %+v, want the speed of %s", state, want)
+	}
+	if lines := strings.Split(strings.TrimSpace(p.request("GET", "/v1/events?device=car-1&kind=presence", "")), "\n"); !strings.Contains(lines[0], `"offline"`) {
+		t.Errorf("presence: %s", lines)
 	}
 	if facts := p.request("GET", "/v1/events?kind=forgotten", ""); strings.Count(facts, "\n") != 3 {
 		t.Errorf("the ledger: %s", facts)

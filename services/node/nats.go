@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/tachograph/tachograph/events/jetlog"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/shadows"
@@ -84,6 +85,9 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 		return nil, err
 	}
 	opts.StreamMaxBufferedMsgs, opts.StreamMaxBufferedSize = 1_000_000, 512<<20
+	if err := jetlog.Scrub(e.storeDir, logAccount); err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
 	if e.server, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}

@@ -37,7 +37,12 @@ func (n *Node) holders() []retention.Holder {
 		{Name: "archive", Reached: func(ctx context.Context, p uint16) (events.Position, error) {
 			return columnar.Reached(ctx, n.server, p)
 		}},
-		{Name: "latest", Reached: func(ctx context.Context, p uint16) (events.Position, error) { return latest.Reached(ctx, n.views, p) }},
+		{Name: "latest", Reached: func(ctx context.Context, p uint16) (events.Position, error) {
+			if p >= events.ControlPartition {
+				return retention.Everything(p), nil
+			}
+			return latest.Reached(ctx, n.views, p)
+		}},
 		{Name: "replay", Reached: func(_ context.Context, p uint16) (events.Position, error) {
 			if n.replays.Status().State == replays.Running {
 				return events.Position{Partition: p}, nil

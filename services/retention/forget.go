@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,10 @@ type ForgetConfig struct {
 
 	// Erase removes events of a partition from the log, for good.
 	Erase func(ctx context.Context, partition uint16, seqs []uint64, tell func(done int)) error
+
+	// Restate has the device's presence said again, so that what was said in the
+	// stretch is not the newest.
+	Restate func(ctx context.Context, device string) error
 
 	Tables Tables
 	View   func(ctx context.Context, r forgotten.Request) error // makes what the device is now anew
@@ -161,6 +166,15 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 	if err != nil {
 		return err
 	}
+	presence, err := f.presence(ctx, r)
+	if err == nil && r.Began == nil && len(presence) > 0 {
+		if err = f.cfg.Restate(ctx, r.Device); err == nil {
+			presence, err = f.presence(ctx, r)
+		}
+	}
+	if err != nil {
+		return err
+	}
 	counts, unread, err := f.cfg.Tables.Count(ctx, r)
 	if err != nil {
 		return err
@@ -170,7 +184,7 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 		return err
 	}
 	if r.Began == nil {
-		all := map[string]uint64{"log": uint64(len(found.seqs)), "log dead letters": uint64(len(letters))}
+		all := map[string]uint64{"log": uint64(len(found.seqs)), "log dead letters": uint64(len(letters)), "log presence": uint64(len(presence))}
 		for table, n := range counts {
 			all["table "+table] = n
 		}
@@ -181,6 +195,7 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 		do   func() error
 	}{
 		{"dead letters", func() error { return f.erase(ctx, r, events.DeadLetterPartition, letters) }},
+		{"presence", func() error { return f.erase(ctx, r, events.ControlPartition, presence) }},
 		{"log", func() error { return f.erase(ctx, r, found.partition, found.seqs) }},
 		{"tables", func() error { return f.cfg.Tables.Erase(ctx, r, func(what string) { f.tell(r.ID, what) }) }},
 		{"view", func() error { return f.cfg.View(ctx, r) }},
@@ -200,10 +215,18 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 	return f.append(ctx, r, events.At(r.Last()), forgotten.TypeDone, forgotten.Done{At: time.Now().UTC()})
 }
 
-// awaitRead waits until every holder has read what the log has of the device's
-// partition now.
+// awaitRead waits until every holder has read what the log has now of the
+// device's partition and of control facts.
 func (f *Forgetter) awaitRead(ctx context.Context, r forgotten.Request) error {
-	partition := f.partition(r.Device)
+	for _, partition := range []uint16{f.partition(r.Device), events.ControlPartition} {
+		if err := f.awaitPartition(ctx, r, partition); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Forgetter) awaitPartition(ctx context.Context, r forgotten.Request, partition uint16) error {
 	bounds, err := f.cfg.Log.Bounds(ctx, partition)
 	if err != nil {
 		return err
@@ -268,6 +291,21 @@ func (f *Forgetter) find(ctx context.Context, r forgotten.Request) (finding, err
 		found.seqs = append(found.seqs, e.Position.Seq)
 	}
 	return found, nil
+}
+
+// presence looks for what was said of the device's connections in the stretch.
+// The newest is never among it: what is said next follows it.
+func (f *Forgetter) presence(ctx context.Context, r forgotten.Request) (seqs []uint64, err error) {
+	newest := uint64(0)
+	for e, err := range f.cfg.Log.Read(ctx, events.Stream{Kind: events.Presence, ID: r.Device}, events.Latest) {
+		if err != nil {
+			return nil, fmt.Errorf("forget %s: %w", r.Device, err)
+		}
+		if newest = e.Position.Seq; r.Covers(e.Received) {
+			seqs = append(seqs, newest)
+		}
+	}
+	return slices.DeleteFunc(seqs, func(seq uint64) bool { return seq == newest && r.Began != nil }), nil
 }
 
 // deadLetters looks for the log's dead letters that come from positions.
