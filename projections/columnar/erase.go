@@ -129,6 +129,9 @@ func (e *Erasure) Count(ctx context.Context) (counts map[string]uint64, unread [
 
 // rows is the condition of the rows of a table that go.
 func (e *Erasure) rows(ctx context.Context, conn clickhouse.Conn, db, table string) (string, error) {
+	if table == outcomeTable { // that a letter was dropped is a control fact, and stays
+		return e.ofDevice() + " AND " + e.covered() + " AND outcome = " + text(OutcomeReplayed), nil
+	}
 	if table != "events" {
 		return e.ofDevice() + " AND " + e.covered(), nil
 	}
@@ -201,7 +204,7 @@ func (e *Erasure) tables(ctx context.Context, conn clickhouse.Conn, db string) (
 		if err := rows.Scan(&name); err != nil {
 			return nil, fmt.Errorf("list tables: %w", err)
 		}
-		if schemas.ValidName(name) == nil || name == "events" || name == "dead_letters" || name == "presence" {
+		if schemas.ValidName(name) == nil || name == "events" || name == "dead_letters" || name == "presence" || name == outcomeTable {
 			tables = append(tables, name)
 		}
 	}

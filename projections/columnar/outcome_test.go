@@ -105,3 +105,63 @@ func TestOutcomesCrash(t *testing.T) {
 		}
 	}
 }
+
+// TestEraseTakesReplays: what a device sent is forgotten together with what came
+// back of it later, as that keeps the arrival it had; a rebuild is equal.
+func TestEraseTakesReplays(t *testing.T) {
+	s := newStand(t)
+	s.position(1)
+	var letters []events.Event
+	for n := range 2 {
+		s.send("car-1", "position", fmt.Sprintf(`{"time":%d,"speed":"fast %d"}`, deviceTime(n), n))
+	}
+	for e, err := range s.log.Read(t.Context(), events.Stream{Kind: events.Telemetry, ID: "car-1"}, events.Latest) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		letters = append(letters, e)
+	}
+	back, dropped := letters[1], events.LetterID{Position: letters[2].Position}
+	id := events.LetterID{Position: back.Position}
+	back.Payload = []byte(`{"time":1700000000000,"speed":7}`)
+	to := time.Now().Add(time.Millisecond).Truncate(time.Microsecond)
+	for !time.Now().After(to) { // the replay comes after the stretch that is forgotten
+		time.Sleep(time.Millisecond)
+	}
+	replay, err := s.log.Append(t.Context(), events.Fresh, id.Replay(back, back.Schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := events.Event{Stream: events.Stream{Kind: events.Letter, ID: "car-1", Name: dropped.String()}, Type: OutcomeDropped, ID: events.UniqueID(), Payload: []byte(`{}`)}
+	if _, err := s.log.Append(t.Context(), events.Fresh, drop); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitAll()
+	s.expect("SELECT outcome FROM tacho.dead_letter_outcomes ORDER BY outcome", "('dropped') ('replayed')")
+	s.expect("SELECT count() FROM tacho.position", "(2)")
+
+	if err := s.log.Erase(t.Context(), letters[0].Position, letters[1].Position, letters[2].Position, replay); err != nil {
+		t.Fatal(err)
+	}
+	erasure := Erasure{Server: s.server, Schemas: s.catalog.Schemas().All(), Device: "car-1", To: to, Pause: s.pause, Tell: func(string) {}}
+	counts, err := erasure.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts["position"] != 2 || counts[outcomeTable] != 1 || counts["dead_letters"] != 2 || counts["events"] != 4 {
+		t.Errorf("erased %v", counts)
+	}
+	s.expect("SELECT outcome FROM tacho.dead_letter_outcomes", "('dropped')")
+	s.expect("SELECT count() FROM tacho.position", "(0)")
+	s.send("car-2", "position", `{"time":1700000000000,"speed":8}`)
+	s.awaitAll()
+	reports, err := s.replay.Build(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reports {
+		if !r.Equal() {
+			t.Errorf("rebuilt: %+v", r)
+		}
+	}
+}
