@@ -142,7 +142,7 @@ func BenchmarkRebuild(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			b.StopTimer()
-			s.kv = s.bucket()
+			s.kv = s.bucket(BucketConfig(1))
 			cfg := s.config()
 			cfg.Log, cfg.Flush = log, 0
 			p, err := New(cfg)

@@ -49,7 +49,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	_, s.js = startServer(t, t.TempDir(), 0)
-	s.kv = s.bucket()
+	s.kv = s.bucket(BucketConfig(1))
 	return s
 }
 
@@ -80,14 +80,20 @@ func startServer(t testing.TB, dir string, port int) (*server.Server, jetstream.
 }
 
 // bucket makes the bucket anew.
-func (s *site) bucket() jetstream.KeyValue {
+func (s *site) bucket(cfg jetstream.KeyValueConfig) jetstream.KeyValue {
 	s.t.Helper()
 	_ = s.js.DeleteKeyValue(s.t.Context(), Bucket) // it may not be there
-	kv, err := s.js.CreateKeyValue(s.t.Context(), BucketConfig(1))
-	if err != nil {
-		s.t.Fatal(err)
+	// The server removes a stream's files while its flusher may still write one, and then refuses for a moment to make a
+	// stream of that name.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		kv, err := s.js.CreateKeyValue(s.t.Context(), cfg)
+		if err == nil {
+			return kv
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatal(err)
+		}
 	}
-	return kv
 }
 
 func (s *site) send(device, typ string, version uint32, payload string) events.Event {
@@ -286,7 +292,7 @@ func TestLiveEqualsRebuildEqualsFold(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 
-	s.kv = s.bucket()
+	s.kv = s.bucket(BucketConfig(1))
 	p, stop = s.start(s.config())
 	s.caughtUp(p)
 	if err := stop(); err != nil {
@@ -477,7 +483,7 @@ func TestBucketDownLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	srv, js := startServer(t, dir, 0)
 	s.js = js
-	s.kv = s.bucket()
+	s.kv = s.bucket(BucketConfig(1))
 	r := rand.New(rand.NewPCG(4, 4))
 	p, stop := s.start(s.config())
 	s.sendRandom(r, 50)
@@ -500,13 +506,7 @@ func TestTooLargeDocument(t *testing.T) {
 	s := newSite(t)
 	cfg := BucketConfig(1)
 	cfg.MaxValueSize = 1000
-	if err := s.js.DeleteKeyValue(t.Context(), Bucket); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if s.kv, err = s.js.CreateKeyValue(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
+	s.kv = s.bucket(cfg)
 	s.send("huge", "alien", 0, `{"x":"`+strings.Repeat("x", 2000)+`"}`)
 	s.send("fine", "alien", 0, `{"x":1}`)
 	p, stop := s.start(s.config())

@@ -42,7 +42,7 @@ func BenchmarkPast(b *testing.B) {
 	}
 	b.Cleanup(func() { log.Close() })
 	s.js = js
-	s.kv = s.bucket()
+	s.kv = s.bucket(BucketConfig(1))
 	snapshots, err := OpenSnapshots(b.Context(), js, 1, 0)
 	if err != nil {
 		b.Fatal(err)
