@@ -33,7 +33,9 @@ const (
 // subject is believed. The reply comes when the message is stored: {"id":"..."},
 // or the error body of the HTTP API with its status in Nats-Service-Error-Code. A
 // message without a reply subject is stored without an answer, and counted when
-// refused.
+// refused. One whose reply subject is not in the device's own inbox is refused,
+// counted and not answered: nats-server does not look at reply subjects, and what
+// answers there has the gateway's rights, which reach the log's own subjects.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
 	sub, err := nc.QueueSubscribeSync("ingest.>", ingestQueue)
 	if err != nil {
@@ -83,6 +85,9 @@ func (g *Gateway) ingest(ctx context.Context, msg *nats.Msg) {
 		respond(msg, "", p)
 		return
 	}
+	if m == nil {
+		return
+	}
 	done := func(err error) {
 		if err != nil {
 			respond(msg, "", refusalOf(err).Problem())
@@ -95,8 +100,15 @@ func (g *Gateway) ingest(ctx context.Context, msg *nats.Msg) {
 	}
 }
 
+// natsMessage returns a message or why it is refused; neither when nobody may
+// be told.
 func (g *Gateway) natsMessage(msg *nats.Msg) (*Message, *problem.Problem) {
 	tokens := strings.Split(msg.Subject, ".")
+	// The second token is the device's as nats-server has checked it.
+	if msg.Reply != "" && (len(tokens) < 2 || !strings.HasPrefix(msg.Reply, natsInboxPrefix+tokens[1]+".")) {
+		g.metrics.refuse(NATS, ForeignTopic)
+		return nil, nil
+	}
 	if len(tokens) != 3 {
 		g.metrics.refuse(NATS, UnknownTopic)
 		return nil, problem.New(problem.InvalidRequest, fmt.Sprintf("subject %.200q is not ingest.<device>.<type>", msg.Subject), nil)

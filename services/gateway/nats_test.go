@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ func serveNATS(t *testing.T, f *gatewaytest.Fixture) *server.Server {
 		t.Fatal("nats-server is not ready")
 	}
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo("insider", "x"))
+	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo("insider", "x"), nats.CustomInboxPrefix(gateway.NATSInbox("x")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,5 +189,56 @@ func TestDisconnectNATS(t *testing.T) {
 	gatewaytest.Eventually(t, "it is disconnected", func() bool { return !gone.IsConnected() })
 	if err := stays.Flush(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNATSReplies: a device cannot have the gateway publish where it may not
+// itself. A reply subject is a client's word, and the gateway's rights reach the
+// log: its answer would be an event of another device, or a purge of the stream.
+func TestNATSReplies(t *testing.T) {
+	f := gatewaytest.Start(t, newMemlog(t), gateway.Limits{})
+	s := serveNATS(t, f)
+	nc, _ := natsDevice(t, s, "car 1.x", f.Add(t, "car 1.x"))
+	f.Add(t, "car")
+	insider, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo("insider", "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer insider.Close()
+	published, err := insider.SubscribeSync(">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := insider.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	sent := map[string]bool{}
+	for i, reply := range []string{
+		"in.5.victim.position.1", "fact.1.registry.victim", "secret.1.credential.victim", "$JS.API.STREAM.PURGE.TELEMETRY_0",
+		"ingest.car.position", "_INBOX.other", gateway.NATSInbox("car") + ".a", gateway.NATSInbox("car 1.x"), gateway.NATSInbox("car 1.x") + "y.a",
+	} {
+		if err := nc.PublishRequest(gateway.IngestSubject("car 1.x", "position"), reply, fmt.Appendf(nil, `{"speed":%d}`, i)); err != nil {
+			t.Fatal(err)
+		}
+		sent[reply] = true
+	}
+	// What is answered has all before it behind it.
+	if _, err := nc.Request(gateway.IngestSubject("car 1.x", "position"), []byte(position), 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if stored := f.Stored(t, "car 1.x"); len(stored) != 1 || string(stored[0].Payload) != position {
+		t.Errorf("stored %+v", stored)
+	}
+	for {
+		msg, err := published.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent[msg.Subject] {
+			t.Errorf("the gateway published %s on %s", msg.Data, msg.Subject)
+		}
+		if strings.HasPrefix(msg.Subject, gateway.NATSInbox("car 1.x")+".") {
+			break // the answer
+		}
 	}
 }

@@ -20,7 +20,9 @@ func NATSDevicePermissions(device string) *server.Permissions {
 }
 
 // NATSInbox returns the prefix that a device's client must give its inboxes.
-func NATSInbox(device string) string { return "_INBOX_" + events.Escape(device) }
+func NATSInbox(device string) string { return natsInboxPrefix + events.Escape(device) }
+
+const natsInboxPrefix = "_INBOX_"
 
 // DeviceNATSAuth lets devices log in to an embedded nats-server, as its
 // CustomClientAuthentication: the user is the device's id, the password its

@@ -111,7 +111,10 @@ func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err e
 	if cfg.Read, err = e.connect(internalLogUser); err != nil {
 		return nil, err
 	}
-	if services, err = e.connect(internalServicesUser, nats.InProcessServer(e.server)); err != nil {
+	if services, err = e.connect(internalServicesUser, nats.InProcessServer(e.server), nats.CustomInboxPrefix(servicesInbox)); err != nil {
+		return nil, err
+	}
+	if err := serveViews(services); err != nil {
 		return nil, err
 	}
 	n.onStop("NATS connections", func(context.Context) error {

@@ -14,9 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/tachograph/tachograph/events/jetlog"
-	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/gateway"
-	"github.com/tachograph/tachograph/services/shadows"
 )
 
 // The accounts of the embedded server. The log lives in one, the views and
@@ -173,21 +171,18 @@ func (u *natsUsers) Check(c server.ClientAuthentication) bool {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// listenerPermissions: hear what is public, read and watch the views, and nothing
-// else.
+// listenerPermissions: hear what is public and what is put into the views, ask
+// for views by way of serveViews, and nothing else. Nothing of JetStream's own
+// API is here, for its answers go wherever the request says.
 func listenerPermissions() *server.Permissions {
-	subscribe := []string{"tacho.>", "_INBOX.>"}
-	publish := []string{"$JS.API.INFO"}
-	for _, bucket := range []string{latest.Bucket, shadows.Bucket} {
-		stream := "KV_" + bucket
+	subscribe := []string{"tacho.>", listenerInbox + ">"}
+	var publish []string
+	for _, bucket := range viewBuckets {
 		subscribe = append(subscribe, "$KV."+bucket+".>")
-		publish = append(publish,
-			"$JS.API.STREAM.INFO."+stream,
-			"$JS.API.STREAM.MSG.GET."+stream,
-			"$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>",
-			"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>",
-			"$JS.API.CONSUMER.INFO."+stream+".>", "$JS.API.CONSUMER.DELETE."+stream+".>",
-			"$JS.API.CONSUMER.MSG.NEXT."+stream+".>", "$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
+		publish = append(publish, "$JS.FC.KV_"+bucket+".>") // has no answer
+	}
+	for _, subject := range viewSubjects() {
+		publish = append(publish, ViewPrefix+"."+subject)
 	}
 	return &server.Permissions{
 		Subscribe: &server.SubjectPermission{Allow: subscribe},

@@ -130,7 +130,7 @@ func TestShadowConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		js, err := jetstream.New(nc)
+		js, err := jetstream.NewWithAPIPrefix(nc, ViewPrefix)
 		if err != nil {
 			t.Fatal(err)
 		}
