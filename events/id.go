@@ -16,7 +16,9 @@ func DeriveID(device, typ string, payload []byte) string {
 	var stack [192]byte
 	seed := append(append(append(stack[:0], device...), 0), typ...)
 	sum := xxh3.Hash128Seed(payload, xxh3.Hash(seed)).Bytes()
-	return base64.RawURLEncoding.EncodeToString(sum[:])
+	var id [22]byte
+	base64.RawURLEncoding.Encode(id[:], sum[:])
+	return string(id[:])
 }
 
 // UniqueID returns an id that no other event has: 128 random bits, for

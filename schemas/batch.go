@@ -46,7 +46,7 @@ type BadSample struct {
 func (s *Schema) NewBatch(mem memory.Allocator) *Batch {
 	var own *Recycler
 	if _, shared := mem.(*Recycler); !shared {
-		own = NewRecycler(mem)
+		own = NewRecycler(mem, ownIdle)
 		mem = own
 	}
 	b := &Batch{schema: s, own: own, d: newDecoder(s, mem), index: newVector(mem, &Field{Kind: Uint32}), width: 4}
@@ -114,6 +114,11 @@ func (b *Batch) bad(index int, e *DecodeError, sample []byte) {
 
 // Rows is how many rows there are.
 func (b *Batch) Rows() int { return b.d.row }
+
+// Time is when the sample of a row was taken, as far as a column of microseconds
+// tells, or when it was received where it has no time of its own. The row must
+// be one of Rows.
+func (b *Batch) Time(row int) time.Time { return time.UnixMicro(*at[int64](b.d.times, row)).UTC() }
 
 // Bytes is how much memory the rows take, to within a few bytes per column. It
 // is cheap enough to be asked after every message.

@@ -13,7 +13,7 @@ import (
 func TestRecycler(t *testing.T) {
 	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
 	defer mem.AssertSize(t, 0)
-	shared := schemas.NewRecycler(mem)
+	shared := schemas.NewRecycler(mem, 64<<20)
 	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
 	full := `{"time":5,"f64":1,"f32":2,"i32":3,"s32":4,"u32":5,"i64":6,"u64":7,"flag":true,"text":"x","raw":"aGk=","gear":"DRIVE","best_gear":"DRIVE",` +
 		`"engine":{"rpm":1,"gear":"DRIVE","codes":[1],"at":1},"list":[1],"names":["a"],"readings":{"a":1},"engines":[{}],"free":{},"third":1,"stamp":1,"last":true,"new":1}`
@@ -46,4 +46,33 @@ func TestRecycler(t *testing.T) {
 	}
 	shared.Close()
 	shared.Close()
+}
+
+// TestRecyclerTrim: what is used again and again stays, what is not goes back.
+func TestRecyclerTrim(t *testing.T) {
+	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	r := schemas.NewRecycler(mem, 1<<20)
+	use := func(sizes ...int) {
+		var blocks [][]byte
+		for _, n := range sizes {
+			blocks = append(blocks, r.Allocate(n))
+		}
+		for _, b := range blocks {
+			r.Free(b)
+		}
+	}
+	use(1<<16, 1<<16, 1<<12)
+	r.Trim() // the busy time
+	for range 3 {
+		use(1<<12, 1<<16)
+	}
+	if r.Trim(); mem.CurrentAlloc() != 1<<16+1<<12 {
+		t.Errorf("%d bytes are kept, the load needs %d", mem.CurrentAlloc(), 1<<16+1<<12)
+	}
+	r.Trim()
+	if r.Trim(); mem.CurrentAlloc() != 0 {
+		t.Errorf("%d bytes are kept when nothing is used", mem.CurrentAlloc())
+	}
+	use(2 << 20)
+	mem.AssertSize(t, 0) // more than it may keep
 }

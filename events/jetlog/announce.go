@@ -27,6 +27,9 @@ const (
 	interestPatience = 5 * time.Second
 )
 
+// rememberedSubjects is how many subjects' last sequences are kept.
+const rememberedSubjects = 1 << 16
+
 // Announce publishes telemetry on its public subjects while somebody listens,
 // until ctx ends; without Config.Interest the server does it (RePublish), and
 // Announce has nothing to do. Who subscribes hears every event that is stored

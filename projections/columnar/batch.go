@@ -54,7 +54,7 @@ func newBatch(mem memory.Allocator) *batch {
 // no other. ok is false when the batch has to be inserted first; nothing was
 // added then.
 func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool) {
-	ref := rowRef{sent: e.Received}
+	sent, known := e.Received, false // when the device says that it sent it: the time of its first sample
 	payload := e.Payload
 	if fact != nil {
 		var err error
@@ -82,16 +82,16 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, rep
 		b.rows += rows
 		b.bytes += int64(rows)*t.width + int64(len(payload))
 		if rows > 0 {
-			ref.table, ref.row = t, before
+			sent, known = t.samples.Time(before), true
 		}
 	case schema != nil:
 		if info, err := schema.NewChecker().Check(e.Payload); err == nil && !info.Time.IsZero() {
-			ref.sent = info.Time
+			sent = info.Time
 		}
 	}
-	if ref.table == nil && (schema == nil || !repeat) && e.Stream.Kind == events.Telemetry {
+	if !known && (schema == nil || !repeat) && e.Stream.Kind == events.Telemetry {
 		if t, ok := schemas.PeekTime(e.Payload); ok {
-			ref.sent = t
+			sent = t
 		}
 	}
 	if e.Stream.Kind == events.SchemaKind {
@@ -101,7 +101,7 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, rep
 		b.outcomes = append(b.outcomes, o)
 		b.rows++
 	}
-	b.log.append(&e, repeat, ref)
+	b.log.append(&e, repeat, sent.UnixMicro())
 	if repeat {
 		b.repeats++
 	}
@@ -153,15 +153,12 @@ func (b *block) release() { b.record.Release() }
 // is in events has its rows in the other tables as well.
 func (b *batch) seal() []*block {
 	var blocks []*block
-	times := map[*messageRows]*array.Timestamp{}
 	for _, t := range b.tables {
 		if t.samples.Rows() == 0 {
 			t.release()
 			continue
 		}
-		blk := t.seal()
-		times[t] = blk.record.Column(1).(*array.Timestamp) // after device
-		blocks = append(blocks, blk)
+		blocks = append(blocks, t.seal())
 	}
 	if len(b.dead) > 0 {
 		blocks = append(blocks, sealDead(b.mem, b.dead))
@@ -169,7 +166,7 @@ func (b *batch) seal() []*block {
 	if len(b.outcomes) > 0 {
 		blocks = append(blocks, sealOutcomes(b.mem, b.outcomes))
 	}
-	return append(blocks, b.log.seal(times))
+	return append(blocks, b.log.seal())
 }
 
 // A messageRows collects the rows of one message table.

@@ -16,6 +16,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/schemas"
 )
 
 const benchBlock = 100_000 // rows of a block
@@ -254,7 +255,8 @@ func BenchmarkBuild(b *testing.B) {
 		evs[i] = benchEvent(i, s.Version())
 	}
 	r := newRepeats()
-	full := newBatch(memory.NewGoAllocator())
+	mem := schemas.NewRecycler(memory.NewGoAllocator(), 256<<20)
+	full := newBatch(mem)
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
@@ -267,7 +269,7 @@ func BenchmarkBuild(b *testing.B) {
 			for _, blk := range full.seal() {
 				blk.release()
 			}
-			full = newBatch(memory.NewGoAllocator())
+			full = newBatch(mem)
 		}
 	}
 }

@@ -23,7 +23,7 @@ type Config struct {
 	Server    Server
 
 	MaxRows  int           // of a batch, over all tables; 0 is 200,000
-	MaxBytes int64         // of a batch in memory; 0 is 64 MiB. Two batches are in memory at most.
+	MaxBytes int64         // of a batch in memory; 0 is 64 MiB, 1 GiB the most. Two batches are in memory, and what they took is kept for the next.
 	MaxAge   time.Duration // from a batch's first event to its insert, while the server keeps up; 0 is 400 ms
 	Patience time.Duration // for one insert, before its outcome is called unknown; 0 is 2 minutes
 	Stall    time.Duration // without an event while the log has more, before it is read anew; 0 is 15 s
@@ -53,6 +53,7 @@ func (c *Config) complete() error {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 64 << 20
 	}
+	c.MaxBytes = min(c.MaxBytes, 1<<30) // Arrow counts a column's bytes with 31 bits
 	if c.MaxAge == 0 {
 		c.MaxAge = 400 * time.Millisecond
 	}

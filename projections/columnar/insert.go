@@ -42,7 +42,9 @@ func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records
 		"insert_null_as_default":          {"0"},
 	}
 	reader, writer := io.Pipe()
+	written := make(chan struct{})
 	go func() {
+		defer close(written)
 		out := ipc.NewWriter(writer, w.ipcOptions(blk.record.Schema())...)
 		for _, r := range records {
 			if err := out.Write(r); err != nil {
@@ -52,7 +54,10 @@ func (w *Writer) insert(ctx context.Context, queryID string, blk *block, records
 		}
 		writer.CloseWithError(out.Close())
 	}()
-	defer reader.Close()
+	defer func() { // the records' memory is used again once they are released
+		_ = reader.Close()
+		<-written
+	}()
 	return w.post(ctx, q, reader)
 }
 

@@ -111,7 +111,8 @@ func (r *reader) add(ctx context.Context, e events.Event, schema *schemas.Schema
 }
 
 // watch ends a subscription that brings nothing though the log has more: a
-// reader that is stuck must not look like a log that is quiet.
+// reader that is stuck must not look like a log that is quiet. It also gives
+// back the memory that a load which is over has left.
 func (r *reader) watch(ctx context.Context, stop context.CancelFunc) {
 	tick := time.NewTicker(r.cfg.Stall)
 	defer tick.Stop()
@@ -122,6 +123,7 @@ func (r *reader) watch(ctx context.Context, stop context.CancelFunc) {
 			return
 		case <-tick.C:
 		}
+		r.mem.Trim()
 		seen := r.seen.Load()
 		bounds, err := r.cfg.Log.Bounds(ctx, r.cfg.Partition)
 		at := r.at.Load()

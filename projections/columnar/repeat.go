@@ -1,6 +1,7 @@
 package columnar
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -31,9 +32,11 @@ type repeats struct {
 }
 
 // recent is what a device sent last: a ring of 64-bit hashes of ids, and where
-// they stand. Ids are only compared within a device.
+// they stand. Ids are only compared within a device. The lowest bytes of the
+// hashes stand together so that most of the others need not be read.
 type recent struct {
 	ids, seqs []uint64
+	low       []byte
 	next      int
 }
 
@@ -58,20 +61,26 @@ func (r *repeats) fold(e *events.Event) bool {
 }
 
 func (d *recent) fold(id, seq uint64) bool {
-	repeat := false
-	for i, known := range d.ids {
-		if known == id && seq-d.seqs[i] <= repeatReach {
-			repeat = true
-			break
-		}
-	}
+	repeat := d.knows(id, seq)
 	if len(d.ids) < repeatIDs {
-		d.ids, d.seqs = append(d.ids, id), append(d.seqs, seq)
+		d.ids, d.seqs, d.low = append(d.ids, id), append(d.seqs, seq), append(d.low, byte(id))
 		return repeat
 	}
-	d.ids[d.next], d.seqs[d.next] = id, seq
+	d.ids[d.next], d.seqs[d.next], d.low[d.next] = id, seq, byte(id)
 	d.next = (d.next + 1) % repeatIDs
 	return repeat
+}
+
+func (d *recent) knows(id, seq uint64) bool {
+	for i := 0; ; i++ {
+		j := bytes.IndexByte(d.low[i:], byte(id))
+		if j < 0 {
+			return false
+		}
+		if i += j; d.ids[i] == id && seq-d.seqs[i] <= repeatReach {
+			return true
+		}
+	}
 }
 
 // restoreRepeats folds what lies before the checkpoint, as tacho.events has it.

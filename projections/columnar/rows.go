@@ -25,44 +25,43 @@ var metaFields = []arrow.Field{
 
 // metaRows collects them, one row a sample.
 type metaRows struct {
-	device    *array.StringBuilder
-	received  *array.TimestampBuilder
-	epoch     *array.Uint32Builder
-	partition *array.Uint16Builder
-	seq       *array.Uint64Builder
-	id        *array.StringBuilder
+	device    texts
+	received  fixed[int64]
+	epoch     fixed[uint32]
+	partition fixed[uint16]
+	seq       fixed[uint64]
+	id        texts
 }
 
 func newMetaRows(mem memory.Allocator) *metaRows {
 	return &metaRows{
-		device: array.NewStringBuilder(mem), received: array.NewTimestampBuilder(mem, micros),
-		epoch: array.NewUint32Builder(mem), partition: array.NewUint16Builder(mem),
-		seq: array.NewUint64Builder(mem), id: array.NewStringBuilder(mem),
+		device: newTexts(mem), received: fixed[int64]{mem: mem}, epoch: fixed[uint32]{mem: mem},
+		partition: fixed[uint16]{mem: mem}, seq: fixed[uint64]{mem: mem}, id: newTexts(mem),
 	}
 }
 
 func (m *metaRows) append(e *events.Event, rows int) {
-	received := timestamp(e.Received)
 	for range rows {
-		m.device.Append(e.Stream.ID)
-		m.received.Append(received)
-		m.epoch.Append(e.Position.Epoch)
-		m.partition.Append(e.Position.Partition)
-		m.seq.Append(e.Position.Seq)
-		m.id.Append(e.ID)
+		m.device.append(e.Stream.ID)
+		m.received.append(e.Received.UnixMicro())
+		m.epoch.append(e.Position.Epoch)
+		m.partition.append(e.Position.Partition)
+		m.seq.append(e.Position.Seq)
+		m.id.append(e.ID)
 	}
 }
 
 // columns hands over device and the metaFields.
 func (m *metaRows) columns() (device arrow.Array, rest []arrow.Array) {
-	return m.device.NewArray(), []arrow.Array{
-		m.received.NewArray(), m.epoch.NewArray(), m.partition.NewArray(), m.seq.NewArray(), m.id.NewArray(),
+	typ := func(i int) arrow.DataType { return metaFields[i].Type }
+	return m.device.array(arrow.BinaryTypes.String), []arrow.Array{
+		m.received.array(typ(0)), m.epoch.array(typ(1)), m.partition.array(typ(2)), m.seq.array(typ(3)), m.id.array(typ(4)),
 	}
 }
 
 func (m *metaRows) release() {
-	for _, b := range []array.Builder{m.device, m.received, m.epoch, m.partition, m.seq, m.id} {
-		b.Release()
+	for _, c := range []interface{ release() }{&m.device, &m.received, &m.epoch, &m.partition, &m.seq, &m.id} {
+		c.release()
 	}
 }
 
@@ -70,16 +69,14 @@ func timestamp(t time.Time) arrow.Timestamp { return arrow.Timestamp(t.UnixMicro
 
 // eventRows collects the rows of tacho.events.
 type eventRows struct {
-	*array.RecordBuilder
-	refs []rowRef // of each event
-}
-
-// A rowRef says where an event's device time is: in its first sample, or, where
-// table is nil, here.
-type rowRef struct {
-	table *messageRows
-	row   int
-	sent  time.Time
+	device, kind, message, subject, id texts
+	schema                             fixed[uint32]
+	time, received                     fixed[int64]
+	payload                            texts
+	repeat                             bits
+	epoch                              fixed[uint32]
+	partition                          fixed[uint16]
+	seq                                fixed[uint64]
 }
 
 var eventSchema = arrow.NewSchema([]arrow.Field{
@@ -98,45 +95,47 @@ var eventSchema = arrow.NewSchema([]arrow.Field{
 	{Name: "_seq", Type: arrow.PrimitiveTypes.Uint64},
 }, nil)
 
-const (
-	eventTime = 6
-	eventSeq  = 12
-)
-
 func newEventRows(mem memory.Allocator) *eventRows {
-	return &eventRows{RecordBuilder: array.NewRecordBuilder(mem, eventSchema)}
-}
-
-func (r *eventRows) append(e *events.Event, repeat bool, ref rowRef) {
-	var stack [192]byte
-	r.Field(0).(*array.StringBuilder).Append(e.Stream.ID)
-	r.Field(1).(*array.StringBuilder).Append(string(e.Stream.Kind))
-	r.Field(2).(*array.StringBuilder).Append(e.Type)
-	r.Field(3).(*array.StringBuilder).BinaryBuilder.Append(e.AppendSubject(stack[:0]))
-	r.Field(4).(*array.StringBuilder).Append(e.ID)
-	r.Field(5).(*array.Uint32Builder).Append(e.Schema)
-	r.Field(7).(*array.TimestampBuilder).Append(timestamp(e.Received))
-	r.Field(8).(*array.BinaryBuilder).Append(e.Payload)
-	r.Field(9).(*array.BooleanBuilder).Append(repeat)
-	r.Field(10).(*array.Uint32Builder).Append(e.Position.Epoch)
-	r.Field(11).(*array.Uint16Builder).Append(e.Position.Partition)
-	r.Field(eventSeq).(*array.Uint64Builder).Append(e.Position.Seq)
-	r.refs = append(r.refs, ref)
-}
-
-// seal fills in the device times, which the sealed samples hold.
-func (r *eventRows) seal(times map[*messageRows]*array.Timestamp) *block {
-	column := r.Field(eventTime).(*array.TimestampBuilder)
-	for _, ref := range r.refs {
-		if ref.table != nil {
-			column.Append(times[ref.table].Value(ref.row))
-		} else {
-			column.Append(timestamp(ref.sent))
-		}
+	return &eventRows{
+		device: newTexts(mem), kind: newTexts(mem), message: newTexts(mem), subject: newTexts(mem), id: newTexts(mem),
+		schema: fixed[uint32]{mem: mem}, time: fixed[int64]{mem: mem}, received: fixed[int64]{mem: mem},
+		payload: newTexts(mem), repeat: bits{bytes: fixed[uint8]{mem: mem}},
+		epoch: fixed[uint32]{mem: mem}, partition: fixed[uint16]{mem: mem}, seq: fixed[uint64]{mem: mem},
 	}
-	record := r.NewRecord()
-	r.Release()
-	return &block{table: "events", columns: eventColumns, record: record, seqs: record.Column(eventSeq).(*array.Uint64)}
+}
+
+// append adds an event whose device sent it at a time, in microseconds.
+func (r *eventRows) append(e *events.Event, repeat bool, sent int64) {
+	var stack [192]byte
+	r.device.append(e.Stream.ID)
+	r.kind.append(string(e.Stream.Kind))
+	r.message.append(e.Type)
+	r.subject.appendBytes(e.AppendSubject(stack[:0]))
+	r.id.append(e.ID)
+	r.schema.append(e.Schema)
+	r.time.append(sent)
+	r.received.append(e.Received.UnixMicro())
+	r.payload.appendBytes(e.Payload)
+	r.repeat.append(repeat)
+	r.epoch.append(e.Position.Epoch)
+	r.partition.append(e.Position.Partition)
+	r.seq.append(e.Position.Seq)
+}
+
+func (r *eventRows) seal() *block {
+	n := int64(len(r.seq.values))
+	typ := func(i int) arrow.DataType { return eventSchema.Field(i).Type }
+	seq := r.seq.array(typ(12))
+	columns := []arrow.Array{
+		r.device.array(typ(0)), r.kind.array(typ(1)), r.message.array(typ(2)), r.subject.array(typ(3)), r.id.array(typ(4)),
+		r.schema.array(typ(5)), r.time.array(typ(6)), r.received.array(typ(7)), r.payload.array(typ(8)), r.repeat.array(),
+		r.epoch.array(typ(10)), r.partition.array(typ(11)), seq,
+	}
+	record := array.NewRecord(eventSchema, columns, n)
+	for _, c := range columns {
+		c.Release()
+	}
+	return &block{table: "events", columns: eventColumns, record: record, seqs: seq.(*array.Uint64)}
 }
 
 var deadSchema = arrow.NewSchema([]arrow.Field{

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,11 +21,14 @@ import (
 
 // BenchmarkSink compares the way from a real log into two tables with its
 // parts, as CPU of all processes together: reading the log with nothing done
-// (drain: nats.go's ordered consumer, no acknowledgements), inserting
-// ready-made rows into both tables (insert: blocks of 100,000), and the writer
-// (sink), without and with roll-ups. sink / (drain + insert) is what decoding
-// and exactly-once cost. The writer's CPU is measured until its checkpoint has
-// everything; merges that run on are not in it, nor are they in insert.
+// (drain: nats.go's ordered consumer, no acknowledgements), inserting the same
+// rows, ready-made, into both tables (insert: blocks of 100,000), and the
+// writer (sink), without and with roll-ups. sink/(drain+insert) is what
+// decoding and exactly-once cost: "ratio" is its median over the rounds. In a
+// round the parts follow each other, so that they share the machine's mood.
+// Merges wait until a round is over: what takes longer would otherwise pay for
+// more of them. The writer's CPU is measured until its checkpoint has
+// everything.
 func BenchmarkSink(b *testing.B) {
 	for name, payload := range map[string]func(int) []byte{"json": jsonOf, "protobuf": protobufOf} {
 		b.Run("payload="+name, func(b *testing.B) {
@@ -36,38 +41,53 @@ func BenchmarkSink(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer log.Close()
+			js, err := jetstream.New(connectNATS(b, s))
+			if err != nil {
+				b.Fatal(err)
+			}
 			const n = 1_000_000
 			fillLog(b, bb, log, n, payload)
-			b.Run("part=drain", func(b *testing.B) {
-				js, err := jetstream.New(connectNATS(b, s))
-				if err != nil {
-					b.Fatal(err)
-				}
-				m, messages := bb.meter(b), 0
-				for b.Loop() {
-					messages += bareDrain(b, js, n)
-				}
-				m.report(messages, "message")
-			})
-			b.Run("part=insert", func(b *testing.B) {
-				w, blocks := readyMade(b, bb, payload)
-				m, messages := bb.meter(b), 0
-				for b.Loop() {
-					for range n / benchBlock {
-						for _, blk := range blocks {
-							if err := w.insert(b.Context(), w.queryID(fmt.Sprint(w.nextAttempt())), blk, []arrow.Record{blk.record}); err != nil {
-								b.Fatal(err)
-							}
-						}
-					}
-					messages += n
-				}
-				m.report(messages, "message")
-			})
-			for _, every := range []time.Duration{time.Hour, 0} {
-				b.Run(fmt.Sprintf("part=sink/rollups=%t", every == 0), func(b *testing.B) { benchSink(b, bb, log, n, every) })
+			costs := map[string][]float64{} // ns of CPU per message
+			measure := func(part string, do func()) float64 {
+				runtime.GC()
+				mine, theirs := ownCPU(), cpuOf(b, bb.engine.PID())
+				do()
+				mine, theirs = ownCPU()-mine, cpuOf(b, bb.engine.PID())-theirs
+				costs[part+"-client"] = append(costs[part+"-client"], float64(mine)/n)
+				costs[part+"-engine"] = append(costs[part+"-engine"], float64(theirs)/n)
+				return float64(mine + theirs)
 			}
+			for b.Loop() {
+				bb.exec("SYSTEM STOP MERGES")
+				drain := measure("drain", func() { bareDrain(b, js, n) })
+				emptyTables(bb)
+				w, blocks := readyMade(b, bb, log, n)
+				insert := measure("insert", func() { insertReady(b, w, blocks) })
+				emptyTables(bb)
+				sink := measure("sink", func() { drainInto(b, bb, log, n, time.Hour) })
+				expectAll(bb, n)
+				emptyTables(bb)
+				measure("rollups", func() { drainInto(b, bb, log, n, 0) })
+				expectAll(bb, n)
+				bb.exec("SYSTEM START MERGES")
+				costs["ratio"] = append(costs["ratio"], sink/(drain+insert))
+			}
+			for part, all := range costs {
+				slices.Sort(all)
+				unit := part + "-ns/message"
+				if part == "ratio" {
+					unit = part
+				}
+				b.ReportMetric(all[len(all)/2], unit)
+			}
+			b.ReportMetric(0, "ns/op")
 		})
+	}
+}
+
+func emptyTables(bb *bench) {
+	for _, table := range []string{"events", "position", "checkpoints", "_position_1m", "_position_1h"} {
+		bb.exec("TRUNCATE TABLE IF EXISTS tacho." + table)
 	}
 }
 
@@ -136,8 +156,9 @@ func bareDrain(b *testing.B, js jetstream.JetStream, n int) int {
 	return 0
 }
 
-// readyMade are blocks for position and events, and a writer to insert them with.
-func readyMade(b *testing.B, bb *bench, payload func(int) []byte) (*Writer, []*block) {
+// readyMade are the rows of the log's n messages, in blocks for position and
+// events, and a writer to insert them with.
+func readyMade(b *testing.B, bb *bench, log *jetlog.Log, n int) (*Writer, []*block) {
 	b.Helper()
 	s, _ := bb.catalog.Schemas().Current("position")
 	w, err := New(Config{Log: bb.log, Catalog: bb.catalog, Server: bb.server})
@@ -151,59 +172,70 @@ func readyMade(b *testing.B, bb *bench, payload func(int) []byte) (*Writer, []*b
 	if err := ensureTable(b.Context(), w.conn, "tacho", s); err != nil {
 		b.Fatal(err)
 	}
+	var blocks []*block
 	full := newBatch(memory.NewGoAllocator())
-	for n := range benchBlock {
-		e := benchEvent(n, s.Version())
-		e.Payload = payload(n)
-		if !full.add(e, s, nil, false) {
-			b.Fatal("the block is full")
-		}
-	}
-	return w, full.seal()
-}
-
-func benchSink(b *testing.B, bb *bench, log *jetlog.Log, n int, every time.Duration) {
-	var m *meter
-	messages := 0
-	for b.Loop() {
-		b.StopTimer()
-		for _, table := range []string{"events", "position", "checkpoints", "_position_1m", "_position_1h"} {
-			bb.exec("TRUNCATE TABLE IF EXISTS tacho." + table)
-		}
-		w, err := New(Config{Log: log, Catalog: bb.catalog, Server: bb.server, RollUpEvery: every})
+	for e, err := range log.Follow(b.Context(), 0, events.Cursor{}) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(b.Context())
-		ended := make(chan error, 1)
-		b.StartTimer()
-		if m == nil {
-			m = bb.meter(b)
+		if !full.add(e, s, nil, false) {
+			b.Fatal("the block is full")
 		}
-		go func() { ended <- w.Run(ctx) }()
-		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
-			w.mu.Lock()
-			done := w.status.Position.Seq == uint64(n)
-			w.mu.Unlock()
-			if done {
-				break
-			}
-			if time.Now().After(deadline) {
-				b.Fatalf("not caught up: %+v", w.Status())
-			}
+		if full.events == benchBlock {
+			blocks, full = append(blocks, full.seal()...), newBatch(memory.NewGoAllocator())
 		}
-		if every == 0 {
-			for rolled := uint64(0); rolled < uint64(n); time.Sleep(100 * time.Millisecond) {
-				bb.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups'", &rolled)
-			}
+		if e.Position.Seq == uint64(n) {
+			return w, blocks
 		}
-		cancel()
-		if err := <-ended; err != nil {
+	}
+	b.Fatal("the log ended")
+	return nil, nil
+}
+
+// expectAll holds the tables against the log.
+func expectAll(bb *bench, n int) {
+	for _, table := range []string{"position", "events"} {
+		bb.expect("SELECT count(), uniqExact(_seq) FROM tacho."+table, fmt.Sprintf("(%d,%[1]d)", n))
+	}
+}
+
+func insertReady(b *testing.B, w *Writer, blocks []*block) {
+	b.Helper()
+	for _, blk := range blocks {
+		if err := w.insert(b.Context(), w.queryID(fmt.Sprint(w.nextAttempt())), blk, []arrow.Record{blk.record}); err != nil {
 			b.Fatal(err)
 		}
-		messages += n
 	}
-	m.report(messages, "message")
-	bb.expect("SELECT count(), uniqExact(_seq) FROM tacho.position", fmt.Sprintf("(%d,%[1]d)", n))
-	bb.expect("SELECT count(), uniqExact(_seq) FROM tacho.events", fmt.Sprintf("(%d,%[1]d)", n))
+}
+
+// drainInto runs a writer until the tables have the whole log.
+func drainInto(b *testing.B, bb *bench, log *jetlog.Log, n int, rollUpEvery time.Duration) {
+	b.Helper()
+	w, err := New(Config{Log: log, Catalog: bb.catalog, Server: bb.server, RollUpEvery: rollUpEvery})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		w.mu.Lock()
+		done := w.status.Position.Seq == uint64(n)
+		w.mu.Unlock()
+		if done {
+			break
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("not caught up: %+v", w.Status())
+		}
+	}
+	if rollUpEvery == 0 {
+		for rolled := uint64(0); rolled < uint64(n); time.Sleep(100 * time.Millisecond) {
+			bb.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups'", &rolled)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
 }

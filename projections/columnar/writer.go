@@ -13,6 +13,7 @@ import (
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/schemas"
 )
 
 // Writer is the projection of one partition into ClickHouse.
@@ -20,7 +21,7 @@ type Writer struct {
 	cfg    Config
 	conn   clickhouse.Conn
 	client *http.Client
-	mem    memory.Allocator
+	mem    *schemas.Recycler
 
 	mu      sync.Mutex
 	status  projections.Status
@@ -60,7 +61,7 @@ func New(cfg Config) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{
-		cfg: cfg, conn: conn, mem: memory.NewGoAllocator(),
+		cfg: cfg, conn: conn, mem: schemas.NewRecycler(memory.NewGoAllocator(), int(2*cfg.MaxBytes)),
 		client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: cfg.Server.TLS, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
 		}},
@@ -192,24 +193,31 @@ func (w *Writer) wake() {
 
 // write inserts batch after batch: at once when one is full, else when it is
 // old enough. While one is inserted the next one grows, so a server that is
-// slow gets fewer and larger blocks by itself.
+// slow gets fewer and larger blocks by itself. A writer that is behind, and reads
+// on, has no delay to save: its batches may become full.
 func (w *Writer) write(ctx context.Context, read <-chan error) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var readErr error
-	ended := false
+	ended, before := false, 0
 	for {
 		w.mu.Lock()
 		age, n, full := time.Since(w.current.began), w.current.events, w.full
+		late := n > before && time.Since(w.current.newest) > behind
 		w.mu.Unlock()
+		limit := w.age
+		if late && age < behind {
+			limit, before = min(age+w.age, behind), n
+		}
 		switch {
-		case n > 0 && (full || ended || age >= w.age):
+		case n > 0 && (full || ended || age >= limit):
 			if err := w.insertBatch(ctx, w.take()); err != nil {
 				if ctx.Err() != nil && !errors.Is(err, ErrFenced) {
 					return nil // read again after the checkpoint next time
 				}
 				return err
 			}
+			before = 0
 			continue
 		case ended:
 			return readErr
@@ -228,9 +236,9 @@ func (w *Writer) write(ctx context.Context, read <-chan error) error {
 		}
 		switch {
 		case n > 0 && pending:
-			timer.Reset(min(w.age-age, in))
+			timer.Reset(min(limit-age, in))
 		case n > 0:
-			timer.Reset(w.age - age)
+			timer.Reset(limit - age)
 		case pending:
 			timer.Reset(in)
 		}
@@ -305,6 +313,10 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 	w.arrived = b.newest
 	return nil
 }
+
+// behind is the age of what is read at which a writer is catching up, and for how
+// long its batches may grow then.
+const behind = 3 * time.Second
 
 // adapt sets the age of the next batch by what the last one took: inserting
 // shall fill no more than a quarter of the time. So a quiet fleet's rows wait
