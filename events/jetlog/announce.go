@@ -92,7 +92,7 @@ func (a *announcer) announce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		seq, at, err := metadata(msg.Reply())
+		seq, _, at, err := metadata(msg.Reply())
 		if err != nil {
 			return err
 		}

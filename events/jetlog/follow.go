@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -44,17 +43,39 @@ func (l *Log) follow(ctx context.Context, partition uint16, after events.Cursor,
 			fail(fmt.Errorf("the log has no such partition: %w", events.ErrInvalid))
 			return
 		}
-		if err := l.verify(ctx, partition, epoch, after); err != nil {
-			if ctx.Err() == nil {
-				fail(err)
+		for again := false; ; again = true {
+			reconnects := l.cfg.Read.Stats().Reconnects
+			verify := l.verify
+			if again {
+				verify = l.verifyAgain
 			}
-			return
-		}
-		for e, err := range l.scan(ctx, partition, after.Position.Seq+1, only.Subjects(partition), pull) {
-			if err == nil && !only.Matches(&e) {
-				continue
+			var truncated *events.TruncatedError
+			err := verify(ctx, partition, epoch, after)
+			if again && only.Subjects(partition) != nil && errors.As(err, &truncated) {
+				err = nil // what it has passed over since is not what it is to read
 			}
-			if !yield(e, err) || err != nil {
+			if err != nil {
+				if ctx.Err() == nil {
+					fail(err)
+				}
+				return
+			}
+			renewed := false
+			for e, err := range l.scan(ctx, partition, after.Position.Seq+1, only.Subjects(partition), pull, &reconnects) {
+				if renewed = errors.Is(err, errRenewed); renewed {
+					break
+				}
+				if err == nil {
+					after = events.Cursor{Position: e.Position, ID: e.ID}
+				}
+				if err == nil && !only.Matches(&e) {
+					continue
+				}
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+			if !renewed {
 				return
 			}
 		}
@@ -102,16 +123,31 @@ func (l *Log) verify(ctx context.Context, partition uint16, epoch uint32, after 
 }
 
 // scan yields a partition's events from a sequence on, and goes on with new ones;
-// of subjects, if there are any, only those.
-func (l *Log) scan(ctx context.Context, partition uint16, from uint64, subjects []string, pull jetstream.PullMessagesOpt) iter.Seq2[events.Event, error] {
+// of subjects, if there are any, only those. With a count of reconnects it ends
+// with errRenewed as soon as it is not certain that the server still has what it
+// delivered before.
+func (l *Log) scan(ctx context.Context, partition uint16, from uint64, subjects []string, pull jetstream.PullMessagesOpt, reconnects *uint64) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
+		lasting, first := ctx, true
+		if reconnects != nil {
+			var stop context.CancelFunc
+			lasting, stop = l.whileConnected(ctx, *reconnects)
+			defer stop()
+		}
 		d := decoder{epoch: l.epochs[partition], partition: partition}
-		for msg, err := range l.deliver(ctx, partition, from, subjects, pull) {
+		for msg, err := range l.deliver(lasting, partition, from, subjects, pull) {
 			if err != nil {
 				yield(events.Event{}, err)
 				return
 			}
-			seq, at, err := metadata(msg.Reply())
+			seq, delivery, at, err := metadata(msg.Reply())
+			if err == nil && delivery == 1 && reconnects != nil {
+				if !first || l.cfg.Read.Stats().Reconnects != *reconnects {
+					yield(events.Event{}, errRenewed)
+					return
+				}
+				first = false
+			}
 			var e events.Event
 			if err == nil {
 				e, err = d.decode(msg.Subject(), msg.Headers(), msg.Data(), seq, at)
@@ -123,6 +159,9 @@ func (l *Log) scan(ctx context.Context, partition uint16, from uint64, subjects 
 			if !yield(e, nil) {
 				return
 			}
+		}
+		if lasting.Err() != nil && ctx.Err() == nil {
+			yield(events.Event{}, errRenewed)
 		}
 	}
 }
@@ -167,35 +206,4 @@ func (l *Log) deliver(ctx context.Context, partition uint16, from uint64, subjec
 			}
 		}
 	}
-}
-
-// metadata reads stream sequence and arrival time from a delivery's reply
-// subject, without the allocations of jetstream.Msg.Metadata:
-//
-//	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
-//	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
-func metadata(reply string) (seq uint64, at time.Time, err error) {
-	var dots [12]int
-	n := 0
-	for i := 0; i < len(reply) && n < len(dots); i++ {
-		if reply[i] == '.' {
-			dots[n] = i
-			n++
-		}
-	}
-	field := 5
-	if n >= 10 {
-		field = 7
-	}
-	if n < field+3 {
-		return 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
-	}
-	if seq, err = strconv.ParseUint(reply[dots[field-1]+1:dots[field]], 10, 64); err != nil {
-		return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
-	}
-	nanos, err := strconv.ParseInt(reply[dots[field+1]+1:dots[field+2]], 10, 64)
-	if err != nil {
-		return 0, at, fmt.Errorf("delivery %q: %w", reply, err)
-	}
-	return seq, time.Unix(0, nanos).UTC(), nil
 }

@@ -116,7 +116,7 @@ func (c *committer) lookFor(b *batch, missing []int) ([]int, error) {
 	}
 	there := map[string]int{}
 	if bounds.Newest.Seq > c.confirmed {
-		for e, err := range c.l.scan(ctx, c.partition, c.confirmed+1, nil, pullMessages) {
+		for e, err := range c.l.scan(ctx, c.partition, c.confirmed+1, nil, pullMessages, nil) {
 			if err != nil {
 				return nil, err
 			}

@@ -70,7 +70,7 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			got := uint64(0)
 			for msg := range batch.Messages() {
 				got++
-				seq, at, err := metadata(msg.Reply())
+				seq, _, at, err := metadata(msg.Reply())
 				if err != nil {
 					fail(err)
 					return

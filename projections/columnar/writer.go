@@ -107,8 +107,13 @@ func (w *Writer) Status() projections.Status {
 // Errors, only for what waiting does not mend: events.ErrDiverged when the log
 // does not hold what the tables say it held, *events.TruncatedError when it was
 // purged before it was read, ErrFenced when another writer has taken over.
-func (w *Writer) Run(ctx context.Context) error {
+func (w *Writer) Run(ctx context.Context) (err error) {
 	defer func() {
+		if err != nil {
+			w.mu.Lock()
+			w.status.LastError, w.status.CaughtUp = err.Error(), false // of all that it says, this is what stays
+			w.mu.Unlock()
+		}
 		w.client.CloseIdleConnections() // a server that stops waits for idle connections
 		_ = w.conn.Close()
 	}()
@@ -130,7 +135,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		defer close(ended)
 		read <- w.read(reading)
 	}()
-	err := w.write(ctx, read)
+	err = w.write(ctx, read)
 	stop()
 	<-ended
 	var truncated *events.TruncatedError

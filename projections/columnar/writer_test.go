@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,6 +232,9 @@ func TestDivergedLog(t *testing.T) {
 	}
 	if err := w.Run(t.Context()); !errors.Is(err, events.ErrDiverged) {
 		t.Fatalf("want a diverged log, got %v", err)
+	}
+	if s := w.Status(); s.CaughtUp || !strings.Contains(s.LastError, events.ErrDiverged.Error()) {
+		t.Errorf("it has stopped, and says %+v", s)
 	}
 }
 
