@@ -34,6 +34,7 @@ var tacho = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	MaybeNATS()
 	code := m.Run()
 	if path, err := tacho(); err == nil {
 		os.RemoveAll(filepath.Dir(path))

@@ -48,6 +48,7 @@ type Config struct {
 	LogReserve int64  `name:"log-reserve" help:"Bytes of the disk that are left free: with less, messages are refused until there is room." default:"1073741824" placeholder:"BYTES"`
 
 	BatchAge         time.Duration `name:"batch-age" help:"How old a message may be before it is inserted into ClickHouse, while ClickHouse keeps up." default:"400ms" placeholder:"TIME"`
+	RollUpEvery      time.Duration `name:"roll-up-every" help:"How old a sample may be before it is in the roll-ups, while ClickHouse keeps up." default:"5s" placeholder:"TIME"`
 	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes. 0: half of the machine's, 4 GiB at most." default:"0" placeholder:"BYTES"`
 
 	MaxConnections int           `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
@@ -152,6 +153,9 @@ func (c Config) Validate() error {
 	}
 	if c.BatchAge < 10*time.Millisecond || c.BatchAge > time.Minute {
 		bad("batch-age", "%s; 10ms to 1m are possible", c.BatchAge)
+	}
+	if c.RollUpEvery < 10*time.Millisecond || c.RollUpEvery > time.Hour {
+		bad("roll-up-every", "%s; 10ms to 1h are possible", c.RollUpEvery)
 	}
 	if c.ClickHouseMemory != 0 && c.ClickHouseMemory < 1<<30 {
 		bad("clickhouse-memory", "%d; 0, or at least 1 GiB", c.ClickHouseMemory)

@@ -28,7 +28,7 @@ func (n *Node) startProjections(context.Context) error {
 		return err
 	}
 	base := columnar.Config{
-		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, Logger: n.logger,
+		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
 		Keep:  columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
 		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
 	}

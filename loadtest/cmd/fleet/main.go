@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tachograph/tachograph/loadtest/fault"
 )
 
 type commands struct {
@@ -19,12 +21,14 @@ type commands struct {
 	Load      loadCommand      `cmd:"" help:"Simulated cars at a rate that does not wait for answers: losses, then latencies."`
 	Verify    verifyCommand    `cmd:"" help:"Judge: what was acknowledged against the log and ClickHouse."`
 	Fault     faultCommand     `cmd:"" help:"Kill a node with -9 again and again, then judge."`
+	Trials    trialsCommand    `cmd:"" help:"A cluster of processes that are killed, paused, doubled and cut off by seed; every table and roll-up is judged."`
 	Commands  commandsCommand  `cmd:"" help:"Cars that come and go obey a node that is killed again and again, then judge."`
 	Bench     benchCommand     `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
 	CheckData checkDataCommand `cmd:"" help:"Hold the recorded drives to their known facts."`
 }
 
 func main() {
+	fault.MaybeNATS()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c commands
