@@ -13,12 +13,12 @@ func TestMetadata(t *testing.T) {
 		"$JS.ACK._.hash.TELEMETRY_0.name.1.42.7.1700000000000000005.99",
 		"$JS.ACK.hub.hash.TELEMETRY_0.name.1.42.7.1700000000000000005.99.token",
 	} {
-		if seq, got, err := metadata(reply); seq != 42 || !got.Equal(at) || err != nil {
-			t.Errorf("%s: %d %s %v", reply, seq, got, err)
+		if seq, delivery, got, err := metadata(reply); seq != 42 || delivery != 7 || !got.Equal(at) || err != nil {
+			t.Errorf("%s: %d %d %s %v", reply, seq, delivery, got, err)
 		}
 	}
-	for _, reply := range []string{"", "_INBOX.x", "$JS.ACK.a.b.1.x.7.5.99", "$JS.ACK.a.b.1.42.7.x.99", "$JS.ACK.a.b.1.42.7", "............................"} {
-		if _, _, err := metadata(reply); err == nil {
+	for _, reply := range []string{"", "_INBOX.x", "$JS.ACK.a.b.1.x.7.5.99", "$JS.ACK.a.b.1.42.x.5.99", "$JS.ACK.a.b.1.42.7.x.99", "$JS.ACK.a.b.1.42.7", "............................"} {
+		if _, _, _, err := metadata(reply); err == nil {
 			t.Errorf("%q is taken for a delivery", reply)
 		}
 	}
