@@ -62,6 +62,10 @@ func (l *Log) follow(ctx context.Context, partition uint16, after events.Cursor,
 			}
 			renewed := false
 			for e, err := range l.scan(ctx, partition, after.Position.Seq+1, only.Subjects(partition), pull, &reconnects) {
+				var start startError
+				if again && errors.As(err, &start) && pause(ctx) == nil {
+					err = errRenewed
+				}
 				if renewed = errors.Is(err, errRenewed); renewed {
 					break
 				}
@@ -181,12 +185,12 @@ func (l *Log) deliver(ctx context.Context, partition uint16, from uint64, subjec
 			FilterSubjects: subjects,
 		})
 		if err != nil {
-			fail(err)
+			fail(startError{err})
 			return
 		}
 		msgs, err := consumer.Messages(pull, jetstream.PullHeartbeat(5*time.Second))
 		if err != nil {
-			fail(err)
+			fail(startError{err})
 			return
 		}
 		defer msgs.Stop()

@@ -36,24 +36,36 @@ func (l *Log) whileConnected(ctx context.Context, reconnects uint64) (context.Co
 	return ctx, cancel
 }
 
-// renewing is for how long a reader waits for a server that has just come back.
-const renewing = time.Minute
+// A startError is what kept a scan from beginning.
+type startError struct{ error }
 
-// verifyAgain is verify for a reader in mid-stream: a server that has just come
-// back may not have its streams yet, which is no reason to end.
+func (e startError) Unwrap() error { return e.error }
+
+// mends tells whether waiting mends what a reader met that has read before: a
+// server that has just come back, or is gone again, may not have its streams yet.
+func mends(err error) bool {
+	var truncated *events.TruncatedError
+	return !errors.Is(err, events.ErrDiverged) && !errors.As(err, &truncated)
+}
+
+// verifyAgain is verify for a reader in mid-stream, which is as patient as the
+// client is: until ctx ends.
 func (l *Log) verifyAgain(ctx context.Context, partition uint16, epoch uint32, after events.Cursor) error {
-	for deadline := time.Now().Add(renewing); ; {
+	for {
 		short, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := l.verify(short, partition, epoch, after)
 		cancel()
-		var truncated *events.TruncatedError
-		if err == nil || errors.Is(err, events.ErrDiverged) || errors.As(err, &truncated) || ctx.Err() != nil || time.Now().After(deadline) {
+		if err == nil || !mends(err) || pause(ctx) != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
+	}
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return nil
 	}
 }

@@ -209,6 +209,58 @@ func TestStuckReaderIsReplaced(t *testing.T) {
 	}
 }
 
+// A coyLog refuses to be followed a few times.
+type coyLog struct {
+	events.Log
+	followed atomic.Int64
+}
+
+func (l *coyLog) Follow(ctx context.Context, partition uint16, after events.Cursor) iter.Seq2[events.Event, error] {
+	if l.followed.Add(1) > 3 {
+		return l.Log.Follow(ctx, partition, after)
+	}
+	return func(yield func(events.Event, error) bool) { yield(events.Event{}, errors.New("no servers")) }
+}
+
+// TestQuietPartitionRecovers: a failure that is over, of the log or of
+// ClickHouse, is not held against a writer that has nothing to do.
+func TestQuietPartitionRecovers(t *testing.T) {
+	b := newBench(t)
+	b.drive(0, 10)
+	w, stop := b.start(0, nil)
+	b.await(w)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	coy := &coyLog{Log: b.log}
+	var failed atomic.Int64
+	w, err := New(Config{Log: coy, Catalog: b.catalog, Server: b.server, Fault: func(step string) error {
+		if step == "keep events" && failed.Add(1) < 3 {
+			return errors.New("not now")
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		s := w.Status()
+		if s.Errors == 5 && s.Resumed && s.CaughtUp && s.LastError == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", s)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestBatchesAreBounded: rows and bytes close a batch, and one message with
 // very many samples counts as what it is.
 func TestBatchesAreBounded(t *testing.T) {

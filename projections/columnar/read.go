@@ -34,7 +34,7 @@ func (w *Writer) read(ctx context.Context) error {
 		case errors.Is(err, events.ErrDiverged), errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrInvalid), errors.As(err, &truncated):
 			return err
 		case err != nil:
-			w.failed("read the log", err)
+			w.failed(readStep, err)
 		}
 		if r.seen.Load() != before {
 			pause = 100 * time.Millisecond

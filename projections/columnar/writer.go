@@ -25,6 +25,7 @@ type Writer struct {
 
 	mu      sync.Mutex
 	status  projections.Status
+	unread  bool      // the last thing that failed is reading the log; guarded by mu
 	arrived time.Time // of the newest event inserted
 
 	current *batch        // being built
@@ -88,6 +89,9 @@ func (w *Writer) Status() projections.Status {
 	s := w.status
 	if err == nil {
 		s.Tail = bounds.Newest.Seq
+		if w.unread && s.Tail == s.Position.Seq { // the log is there again, and no event would tell
+			s.LastError, s.CaughtUp = "", true
+		}
 	}
 	if s.Tail > s.Position.Seq {
 		s.Lag = s.Tail - s.Position.Seq
@@ -111,6 +115,7 @@ func (w *Writer) Run(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			w.mu.Lock()
+			w.unread = false
 			w.status.LastError, w.status.CaughtUp = err.Error(), false // of all that it says, this is what stays
 			w.mu.Unlock()
 		}
@@ -314,7 +319,7 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 	w.status.Rows += rows
 	w.status.Parked += uint64(len(b.dead))
 	w.status.Repeats += uint64(b.repeats)
-	w.status.CaughtUp, w.status.LastError = true, ""
+	w.status.CaughtUp, w.status.LastError, w.unread = true, "", false
 	w.arrived = b.newest
 	return nil
 }
@@ -392,10 +397,13 @@ func (w *Writer) park(ctx context.Context, d *deadLetter) error {
 // persist tries a step until it succeeds or ctx ends, with a growing pause.
 func (w *Writer) persist(ctx context.Context, step string, try func() error) error {
 	pause := 50 * time.Millisecond
-	for {
+	for failed := false; ; failed = true {
 		err := w.cfg.Fault(step)
 		if err == nil {
 			if err = try(); err == nil {
+				if failed {
+					w.mended()
+				}
 				return w.cfg.Fault(step + " done")
 			}
 		}
@@ -412,11 +420,22 @@ func (w *Writer) persist(ctx context.Context, step string, try func() error) err
 	}
 }
 
+// mended takes back what failed said: on a quiet partition no batch would.
+func (w *Writer) mended() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.LastError, w.status.CaughtUp = "", true // as far as what it does next shows
+}
+
+// readStep is the step that fails while the log cannot be read.
+const readStep = "read the log"
+
 func (w *Writer) failed(step string, err error) {
 	w.mu.Lock()
 	w.status.Errors++
 	w.status.CaughtUp = false
 	w.status.LastError = step + ": " + err.Error()
+	w.unread = step == readStep
 	n := w.status.Errors
 	w.mu.Unlock()
 	if hopeless(err) {

@@ -25,6 +25,10 @@ func (n *Node) startRoster(ctx context.Context) (err error) {
 		if cfg.Beats, err = js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas)); err != nil {
 			return fmt.Errorf("open bucket %s: %w", roster.Bucket, err)
 		}
+		cfg.Remake = func(ctx context.Context) error {
+			_, err := js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas))
+			return err
+		}
 	}
 	if n.roster, err = roster.Open(ctx, cfg); err != nil {
 		return err

@@ -35,8 +35,9 @@ const (
 // A Config says what the roster stands on. Log is required.
 type Config struct {
 	Log    events.Log
-	Beats  jetstream.KeyValue // see BucketConfig; required of a gateway
-	Grace  time.Duration      // before a device that is gone is said to be offline; 30 s
+	Beats  jetstream.KeyValue              // see BucketConfig; required of a gateway
+	Remake func(ctx context.Context) error // makes the bucket where a NATS that was started anew has lost it; required of a gateway
+	Grace  time.Duration                   // before a device that is gone is said to be offline; 30 s
 	Logger *slog.Logger
 }
 
@@ -46,6 +47,7 @@ type Roster struct {
 	log    events.Log
 	me     string // this process, as a gateway
 	beats  jetstream.KeyValue
+	remake func(ctx context.Context) error
 	grace  time.Duration
 	logger *slog.Logger
 	shards [16]shard
@@ -82,7 +84,7 @@ func Open(ctx context.Context, c Config) (*Roster, error) {
 		c.Grace = 30 * time.Second
 	}
 	r := &Roster{
-		log: c.Log, me: events.UniqueID(), beats: c.Beats, grace: c.Grace, logger: c.Logger,
+		log: c.Log, me: events.UniqueID(), beats: c.Beats, remake: c.Remake, grace: c.Grace, logger: c.Logger,
 		devices: map[string]*entry{}, local: map[string]gateway.Connection{}, strikes: map[string]int{}, changed: make(chan struct{}),
 	}
 	for i := range r.shards {

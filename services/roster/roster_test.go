@@ -22,7 +22,7 @@ import (
 )
 
 // bucket is one for heartbeats, in a server of its own.
-func bucket(t *testing.T) jetstream.KeyValue {
+func bucket(t *testing.T) (jetstream.KeyValue, jetstream.JetStream) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	if err != nil {
@@ -46,7 +46,7 @@ func bucket(t *testing.T) jetstream.KeyValue {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return kv
+	return kv, js
 }
 
 // A site is a gateway with its roster.
@@ -57,12 +57,15 @@ type site struct {
 	stop func()
 }
 
-func start(t *testing.T, log events.Log, beats jetstream.KeyValue) *site {
+func start(t *testing.T, log events.Log, beats jetstream.KeyValue, js jetstream.JetStream) *site {
 	t.Helper()
 	s := &site{t: t}
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
-	if s.Roster, err = roster.Open(ctx, roster.Config{Log: log, Beats: beats, Grace: 5 * time.Second}); err != nil {
+	if s.Roster, err = roster.Open(ctx, roster.Config{Log: log, Beats: beats, Grace: 5 * time.Second, Remake: func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(1))
+		return err
+	}}); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -134,7 +137,8 @@ func want(t *testing.T, got []string, want ...string) {
 // once, after the grace period.
 func TestComesAndGoes(t *testing.T) {
 	log := gatewaytest.JetLog(t, jetlog.OS, 0)
-	s := start(t, log, bucket(t))
+	beats, js := bucket(t)
+	s := start(t, log, beats, js)
 	token := s.gw.Add(t, "car-1")
 	if st := s.Get("car-1"); st.Connected || !st.Since.IsZero() {
 		t.Errorf("%+v", st)
@@ -167,8 +171,9 @@ func TestComesAndGoes(t *testing.T) {
 // TestGatewayDies: a gateway that says nothing more is noticed, and its devices
 // are marked; those of one that lives are not.
 func TestGatewayDies(t *testing.T) {
-	log, beats := gatewaytest.JetLog(t, jetlog.OS, 0), bucket(t)
-	a, b := start(t, log, beats), start(t, log, beats)
+	log := gatewaytest.JetLog(t, jetlog.OS, 0)
+	beats, js := bucket(t)
+	a, b := start(t, log, beats, js), start(t, log, beats, js)
 	token := a.gw.Add(t, "car-1")
 	gatewaytest.Eventually(t, "both know it", func() bool { return b.gw.Auth.Authenticate("car-1", token) })
 	_, _ = a.connect("car-1", token, time.Minute)
@@ -176,6 +181,14 @@ func TestGatewayDies(t *testing.T) {
 	if !b.Elsewhere("car-1") {
 		gatewaytest.Eventually(t, "it is elsewhere", func() bool { return b.Elsewhere("car-1") })
 	}
+	// The bucket is in memory, and does not outlive its server.
+	if err := js.DeleteKeyValue(t.Context(), roster.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	gatewaytest.Eventually(t, "the hearts beat again", func() bool {
+		keys, err := beats.Keys(t.Context())
+		return err == nil && len(keys) == 2
+	})
 	a.stop() // its heart; the connection is still there, and nobody hears of its end
 	b.becomes("car-1", false)
 	gatewaytest.Eventually(t, "services hear of it", func() bool { return len(history(t, log, "car-1")) == 3 })

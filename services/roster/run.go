@@ -76,9 +76,17 @@ func (r *Roster) every(ctx context.Context, pause time.Duration, do func(context
 	}
 }
 
-// live lets the heart beat once.
+// live lets the heart beat once. The bucket is in NATS's memory, and gone after a
+// restart of the server.
 func (r *Roster) live(ctx context.Context) error {
-	if _, err := r.beats.Put(ctx, r.me, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+	now := []byte(time.Now().UTC().Format(time.RFC3339))
+	_, err := r.beats.Put(ctx, r.me, now)
+	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err = r.remake(ctx); err == nil {
+			_, err = r.beats.Put(ctx, r.me, now)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("heartbeat of gateway: %w", err)
 	}
 	return nil
