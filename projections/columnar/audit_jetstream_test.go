@@ -89,7 +89,7 @@ func TestAuditBlock(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	for deadline := time.Now().Add(30 * time.Second); w.Status().Position.Seq < n; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); w.Status().Position.Seq < n; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not caught up: %+v", w.Status())
 		}

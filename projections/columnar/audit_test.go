@@ -220,7 +220,7 @@ func TestAuditRollUps(t *testing.T) {
 	s.exec("ALTER TABLE tacho.position DELETE WHERE speed < 50 SETTINGS mutations_sync = 2")
 	kept := &Audit{Writer: s.replay.Writer, Log: s.log}
 	kept.Writer.Keep.Samples = time.Second
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		r, err := kept.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -276,7 +276,7 @@ func TestAuditDetached(t *testing.T) {
 	if err := syscall.Kill(s.engine.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		r, err := (&Audit{Writer: s.replay.Writer, Log: s.log}).Run(t.Context())
 		if err == nil {
 			if r.Counts[DetachedPart] != 1 || r.Counts[MissingRow] != rows || r.Total != rows+1 {

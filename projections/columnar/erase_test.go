@@ -75,7 +75,7 @@ func TestErase(t *testing.T) {
 	}
 	caughtUp := func() {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			s, c := writers[0].Status(), writers[events.ControlPartition].Status()
 			if s.CaughtUp && s.Lag == 0 && c.CaughtUp && c.Lag == 0 && c.Position.Seq > 0 {
 				return
@@ -131,7 +131,7 @@ func TestErase(t *testing.T) {
 	}
 	awaitEqual := func(sql, want string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); b.query(sql) != want; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(3 * time.Minute); b.query(sql) != want; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %s, want %s", sql, b.query(sql), want)
 			}

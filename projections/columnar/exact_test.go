@@ -246,7 +246,7 @@ func TestQuietPartitionRecovers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		s := w.Status()
 		if s.Errors == 5 && s.Resumed && s.CaughtUp && s.LastError == "" {
 			break

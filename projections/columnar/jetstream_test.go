@@ -82,7 +82,7 @@ func TestOverJetStream(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); w.Status().Lag > 0 || w.Status().Position.Seq < n; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); w.Status().Lag > 0 || w.Status().Position.Seq < n; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not caught up: %+v", w.Status())
 		}

@@ -74,7 +74,7 @@ func (s *stand) position(n int) {
 // awaitAll waits until the serving tables have everything.
 func (s *stand) awaitAll() {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		behind := false
 		for _, w := range s.writers {
 			st := w.Status()

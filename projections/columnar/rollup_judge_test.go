@@ -19,7 +19,7 @@ func (b *bench) awaitRollUps() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		var seq uint64
 		b.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups' AND partition = 0", &seq)
 		if seq == tail.Seq {

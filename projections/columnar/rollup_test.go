@@ -142,7 +142,7 @@ func (s *rollUpSite) settle(w *Writer) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		var seq uint64
 		s.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups'", &seq)
 		if seq == tail.Seq {
@@ -265,7 +265,7 @@ func TestRollUpsOfADamagedPart(t *testing.T) {
 	})
 	b.exec("ALTER TABLE tacho.position MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1")
 	b.drive(50, 50)
-	for deadline := time.Now().Add(30 * time.Second); b.query("SELECT max(seq) FROM tacho.checkpoints WHERE partition = 0 AND table = 'events'") == "(50)"; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); b.query("SELECT max(seq) FROM tacho.checkpoints WHERE partition = 0 AND table = 'events'") == "(50)"; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing new is inserted")
 		}
@@ -280,7 +280,7 @@ func TestRollUpsOfADamagedPart(t *testing.T) {
 		flipByte(t, path+"data.bin", func([]byte) int { return at })
 	}
 	close(hold)
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(w.Status().LastError, "is damaged"); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !strings.Contains(w.Status().LastError, "is damaged"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v", w.Status())
 		}

@@ -218,7 +218,7 @@ func drainInto(b *testing.B, bb *bench, log *jetlog.Log, n int, rollUpEvery time
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		w.mu.Lock()
 		done := w.status.Position.Seq == uint64(n)
 		w.mu.Unlock()

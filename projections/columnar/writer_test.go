@@ -108,7 +108,7 @@ func (b *bench) send(device, typ, payload string) events.Event {
 
 func (b *bench) await(w *Writer) {
 	b.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		s := w.Status()
 		tail, err := b.log.Tail(b.t.Context(), w.cfg.Partition)
 		if err != nil {

@@ -27,7 +27,7 @@ func TestCommandConformance(t *testing.T) {
 			}
 		}))
 		for _, step := range []func() mqtt.Token{c.Connect, func() mqtt.Token { return c.Subscribe("commands/+", 1, nil) }} {
-			if token := step(); !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+			if token := step(); !token.WaitTimeout(2*time.Minute) || token.Error() != nil {
 				t.Fatal("car does not connect: ", token.Error())
 			}
 		}

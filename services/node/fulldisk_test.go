@@ -48,7 +48,7 @@ func serveOnDisk(t *testing.T, size int64, flags ...string) (p *program, disk st
 		}
 	})
 	disk = fmt.Sprintf("/proc/%d/root%s", p.cmd.Process.Pid, data)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if b, err := os.ReadFile(filepath.Join(disk, addressesFile)); err == nil && json.Unmarshal(b, &p.Addresses) == nil {
 			break
 		}

@@ -53,7 +53,7 @@ func newVictim(t *testing.T, n *Node) *victim {
 	}
 	v.good = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.addrs.MQTT).SetClientID("good").SetUsername("car-2").SetPassword(other).
 		SetAutoReconnect(false).SetConnectionLostHandler(func(_ mqtt.Client, err error) { t.Error("the other device lost its connection: ", err) }))
-	if tok := v.good.Connect(); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+	if tok := v.good.Connect(); !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		t.Fatal("connect: ", tok.Error())
 	}
 	t.Cleanup(func() { v.good.Disconnect(100) })
@@ -70,7 +70,7 @@ func (v *victim) unharmed() {
 	v.t.Helper()
 	v.sent++
 	tok := v.good.Publish("telemetry/position", 1, false, fmt.Sprintf(`{"altitude":%d}`, v.sent))
-	if !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+	if !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		v.t.Fatal("the other device is not served: ", tok.Error())
 	}
 }
@@ -84,7 +84,7 @@ func (v *victim) connect(user, token string, then ...byte) string {
 		v.t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(time.Minute))
 	p := mochi.Packet{FixedHeader: mochi.FixedHeader{Type: mochi.Connect}, ProtocolVersion: 5, Connect: mochi.ConnectParams{
 		ProtocolName: []byte("MQTT"), ClientIdentifier: "hostile", Clean: true, Keepalive: 60,
 		Username: []byte(user), UsernameFlag: user != "", Password: []byte(token), PasswordFlag: token != "",
@@ -136,7 +136,7 @@ func (v *victim) publish(topic string, payload string) string {
 	return v.connect("car-1", v.token, b.Bytes()...)
 }
 
-var impatient = &http.Client{Timeout: 20 * time.Second}
+var impatient = &http.Client{Timeout: time.Minute}
 
 // http asks and returns status and code. An error must have the whole body.
 func (v *victim) http(method, path, token, body string) string {
@@ -176,7 +176,7 @@ func (v *victim) post(payload string) string {
 
 func (v *victim) request(subject, payload string) string {
 	v.t.Helper()
-	msg, err := v.nc.Request(subject, []byte(payload), 20*time.Second)
+	msg, err := v.nc.Request(subject, []byte(payload), time.Minute)
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return "too large for the client"
@@ -242,7 +242,7 @@ func (v *victim) counted(name string, labels ...string) (sum float64) {
 
 func (v *victim) eventually(what string, ok func() bool) {
 	v.t.Helper()
-	within(v.t, 20*time.Second, what, ok)
+	within(v.t, 2*time.Minute, what, ok)
 }
 
 func within(t testing.TB, patience time.Duration, what string, ok func() bool) {

@@ -77,13 +77,13 @@ func publish(t *testing.T, node *Node, device string, from, n int) {
 		}
 	}
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + node.Addresses().MQTT).SetClientID(device).SetUsername(device).SetPassword(token))
-	if tok := c.Connect(); tok.WaitTimeout(10*time.Second) && tok.Error() != nil {
+	if tok := c.Connect(); tok.WaitTimeout(2*time.Minute) && tok.Error() != nil {
 		t.Fatal(tok.Error())
 	}
 	defer c.Disconnect(100)
 	for i := range n {
 		tok := c.Publish("telemetry/position", 1, false, fmt.Sprintf(`{"time":%d,"speed":%d}`, 1700000000000+from+i, i))
-		if !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+		if !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 			t.Fatal("not acknowledged: ", tok.Error())
 		}
 	}
@@ -93,7 +93,7 @@ func publish(t *testing.T, node *Node, device string, from, n int) {
 func awaitRows(t testing.TB, node *Node, sql, want string) {
 	t.Helper()
 	got := ""
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, node.server.URL, strings.NewReader(sql))
 		if err != nil {
 			t.Fatal(err)

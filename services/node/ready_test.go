@@ -101,7 +101,7 @@ func TestNotReadyBeforeClickHouse(t *testing.T) {
 		}
 	}
 	g.lift()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		ok, why := n.Ready()
 		if ok {
 			break

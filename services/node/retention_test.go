@@ -30,7 +30,7 @@ func store(t *testing.T, n *Node, device string, i int) error {
 // awaitFolded waits until every projection has the whole log.
 func awaitFolded(t *testing.T, n *Node) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		behind := ""
 		for _, r := range n.runners {
 			if s := r.Status(); !s.CaughtUp || s.Lag > 0 {

@@ -22,7 +22,7 @@ func TestSessionAfterRestart(t *testing.T) {
 		client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.addrs.MQTT).SetClientID("kept").SetCleanSession(false).
 			SetUsername("car-1").SetPassword(token).SetAutoReconnect(false))
 		tok := client.Connect()
-		if !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+		if !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 			t.Fatal("connect: ", tok.Error())
 		}
 		return client, tok.(*mqtt.ConnectToken).SessionPresent()
@@ -32,7 +32,7 @@ func TestSessionAfterRestart(t *testing.T) {
 		t.Helper()
 		const topic = "shadow/#"
 		tok := client.Subscribe(topic, 1, func(_ mqtt.Client, m mqtt.Message) { heard <- m.Topic() })
-		if !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+		if !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 			t.Fatal("subscribe: ", tok.Error())
 		}
 		if granted := tok.(*mqtt.SubscribeToken).Result()[topic]; granted > 2 {
@@ -57,7 +57,7 @@ func TestSessionAfterRestart(t *testing.T) {
 		t.Error("a session is present that the node has forgotten")
 	}
 	subscribe(client)
-	if tok := client.Publish("shadow/get", 1, false, ""); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+	if tok := client.Publish("shadow/get", 1, false, ""); !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		t.Fatal("publish: ", tok.Error())
 	}
 	select {

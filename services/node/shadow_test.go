@@ -79,7 +79,7 @@ func TestShadowConformance(t *testing.T) {
 	listen()
 	// There is no other way to know that mosquitto_sub has subscribed than to hear something.
 	heard := false
-	for deadline := time.Now().Add(30 * time.Second); !heard && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); !heard && time.Now().Before(deadline); {
 		say("get", "")
 		select {
 		case line := <-lines:

@@ -82,17 +82,25 @@ func serve(t *testing.T, dir string) *program {
 		}
 	})
 	p := launch(t, dir, nil, "--ports", "auto")
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	said := "nothing" // of what is missing
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if b, err := os.ReadFile(filepath.Join(dir, addressesFile)); err == nil && json.Unmarshal(b, &p.Addresses) == nil && p.PID == p.cmd.Process.Pid {
 			if resp, err := http.Get("http://" + p.HTTP + "/readyz"); err == nil {
+				b, _ := io.ReadAll(resp.Body) // it may end meanwhile
 				resp.Body.Close()
 				if resp.StatusCode == http.StatusOK {
 					return p
 				}
+				said = string(b)
 			}
 		}
+		select {
+		case err := <-p.exited:
+			t.Fatalf("it ended before it was ready: %v", err)
+		default:
+		}
 		if time.Now().After(deadline) {
-			t.Fatal("not ready in time")
+			t.Fatalf("not ready in time; it says: %s", said)
 		}
 	}
 }
@@ -169,7 +177,7 @@ func (p *program) sql(query string) string {
 func (p *program) await(query, want string) {
 	p.t.Helper()
 	got := ""
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if got = p.sql(query); got == want {
 			return
 		}
@@ -192,7 +200,7 @@ func (p *program) send(token string, from int64) *sender {
 	s.acked.Store(from)
 	s.sent.Store(from)
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + p.MQTT).SetClientID("car-1").SetUsername("car-1").SetPassword(token).SetAutoReconnect(false))
-	if tok := c.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
+	if tok := c.Connect(); !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		p.t.Fatal("connect: ", tok.Error())
 	}
 	go func() {
@@ -244,7 +252,7 @@ func TestEngineKilledAndSlow(t *testing.T) {
 		if err := syscall.Kill(children[0], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); p.sql("SELECT 1") != "1"; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(3 * time.Minute); p.sql("SELECT 1") != "1"; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("ClickHouse is not back")
 			}
@@ -293,7 +301,7 @@ func TestKilled(t *testing.T) {
 		<-p.exited
 		<-s.ended
 		acked, sent := s.acked.Load(), s.sent.Load()
-		for deadline := time.Now().Add(20 * time.Second); len(children) == 0 || alive(children[0]); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(3 * time.Minute); len(children) == 0 || alive(children[0]); time.Sleep(50 * time.Millisecond) {
 			if len(children) == 0 || time.Now().After(deadline) {
 				t.Fatalf("left behind: %v", children)
 			}

@@ -63,11 +63,11 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tls://" + n.addrs.MQTT).SetTLSConfig(trust).SetClientID("x").SetUsername("car-1").SetPassword(token))
-	if tok := c.Connect(); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+	if tok := c.Connect(); !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		t.Fatal("connect: ", tok.Error())
 	}
 	defer c.Disconnect(100)
-	if tok := c.Publish("telemetry/position", 1, false, `{"speed":1}`); !tok.WaitTimeout(20*time.Second) || tok.Error() != nil {
+	if tok := c.Publish("telemetry/position", 1, false, `{"speed":1}`); !tok.WaitTimeout(2*time.Minute) || tok.Error() != nil {
 		t.Fatal("publish: ", tok.Error())
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trust}, Timeout: 20 * time.Second}
@@ -87,7 +87,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("%s %s", resp.Status, body)
 	}
 	plain := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + n.addrs.MQTT).SetClientID("y").SetUsername("car-1").SetPassword(token).SetConnectTimeout(5 * time.Second))
-	if tok := plain.Connect(); tok.WaitTimeout(20*time.Second) && tok.Error() == nil {
+	if tok := plain.Connect(); tok.WaitTimeout(2*time.Minute) && tok.Error() == nil {
 		t.Error("MQTT without TLS is let in")
 	}
 	if resp, err := impatient.Get("http://" + n.addrs.HTTP + "/healthz"); err == nil {

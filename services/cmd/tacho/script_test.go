@@ -182,7 +182,7 @@ func endOfTail(ts *testscript.TestScript, neg bool, args []string) {
 	select {
 	case err := <-t.done:
 		ts.Check(err)
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		ts.Fatalf("tail: the event did not come")
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), t.stdout.Bytes(), 0o600))

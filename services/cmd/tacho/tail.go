@@ -70,7 +70,7 @@ func (c *TailCommand) Run(ctx context.Context, out *output) error {
 	}
 	address := withScheme(a.NATS, "nats")
 	nc, err := nats.Connect(address,
-		nats.Name("tacho tail"), nats.UserInfo(a.NATSUser, password), nats.Timeout(5*time.Second),
+		nats.Name("tacho tail"), nats.UserInfo(a.NATSUser, password), nats.Timeout(30*time.Second),
 		nats.MaxReconnects(-1), nats.ReconnectWait(500*time.Millisecond),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -98,7 +98,7 @@ func (c *TailCommand) Run(ctx context.Context, out *output) error {
 	if err != nil {
 		return failed(exitUsage, "subjects are in events/DESIGN.md", "tail %s: %w", c.Subject, err)
 	}
-	if err := nc.FlushTimeout(5 * time.Second); err != nil {
+	if err := nc.FlushTimeout(30 * time.Second); err != nil {
 		return failed(exitUnreachable, "is the node running? start one with: tacho serve", "tail %s: %w", c.Subject, err)
 	}
 	if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
