@@ -1,5 +1,7 @@
 package events
 
+import "context"
+
 // Bounds are what a partition holds.
 type Bounds struct {
 	// Oldest is the first position that was not purged; Seq is 1 in a partition
@@ -18,4 +20,11 @@ func (b Bounds) Before() Position {
 	p := b.Oldest
 	p.Seq--
 	return p
+}
+
+// Newest is the newest event of a partition that is there: who reads up to it
+// reads to the end. Up to Tail would be to wait for an event that may be erased.
+func Newest(ctx context.Context, l Log, partition uint16) (Position, error) {
+	b, err := l.Bounds(ctx, partition)
+	return b.Newest, err
 }

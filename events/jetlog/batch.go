@@ -79,7 +79,7 @@ func (c *committer) sendFast(b *batch) error {
 	subject := make([]byte, 0, 256)
 	reply := append(make([]byte, 0, 128), prefix...)
 	for i := range b.items {
-		e := &b.items[i].event
+		it, e := &b.items[i], &b.items[i].event
 		op := opAppend
 		switch i {
 		case len(b.items) - 1:
@@ -87,11 +87,11 @@ func (c *committer) sendFast(b *batch) error {
 		case 0:
 			op = opStart
 		}
-		subject = e.AppendSubject(subject[:0])
+		subject = it.appendSubject(subject[:0])
 		reply = strconv.AppendInt(reply[:len(prefix)], int64(i+1), 10)
 		reply = append(append(append(reply, '.'), op...), ".$FI"...)
 		var err error
-		if header := headerOf(e); header != nil {
+		if header := it.headers(); header != nil {
 			err = nc.PublishMsg(&nats.Msg{Subject: string(subject), Reply: string(reply), Header: header, Data: e.Payload})
 		} else {
 			// The client copies both into its buffer before it returns.
@@ -141,12 +141,12 @@ func (c *committer) answer(msg *nats.Msg) {
 func (c *committer) sendAtomic(b *batch) error {
 	msgs := make([]*nats.Msg, len(b.items))
 	for i := range b.items {
-		e := &b.items[i].event
-		header := headerOf(e)
+		it := &b.items[i]
+		header := it.headers()
 		if header == nil {
 			header = nats.Header{}
 		}
-		msgs[i] = &nats.Msg{Subject: e.Subject(), Header: header, Data: e.Payload}
+		msgs[i] = &nats.Msg{Subject: string(it.appendSubject(nil)), Header: header, Data: it.event.Payload}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()

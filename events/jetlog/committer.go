@@ -48,8 +48,32 @@ type committer struct {
 }
 
 type item struct {
-	event events.Event
-	done  func(error)
+	event    events.Event
+	done     func(error)
+	imported bool   // it keeps its arrival time
+	filler   string // a subject to fill a gap on, instead of an event; see Refill
+}
+
+func (it *item) appendSubject(b []byte) []byte {
+	if it.filler != "" {
+		return append(b, it.filler...)
+	}
+	return it.event.AppendSubject(b)
+}
+
+// headers may be nil.
+func (it *item) headers() nats.Header {
+	if it.filler != "" {
+		return nil
+	}
+	h := headerOf(&it.event)
+	if it.imported {
+		if h == nil {
+			h = nats.Header{}
+		}
+		h[headerReceived] = []string{it.event.Received.UTC().Format(time.RFC3339Nano)}
+	}
+	return h
 }
 
 // batch limits: one batch is at most what the server acknowledges in one go
@@ -99,7 +123,7 @@ func (l *Log) Enqueue(ctx context.Context, e events.Event, done func(error)) err
 	if limit := l.maxPayload(); len(e.Payload) > limit {
 		return fmt.Errorf("enqueue %s: %d bytes, at most %d: %w", e.Stream, len(e.Payload), limit, events.ErrTooLarge)
 	}
-	return l.groups[e.Stream.PartitionIn(l.cfg.Partitions)].enqueue(ctx, item{e, done})
+	return l.groups[e.Stream.PartitionIn(l.cfg.Partitions)].enqueue(ctx, item{event: e, done: done})
 }
 
 // maxPayload leaves room for the headers in what the server takes.

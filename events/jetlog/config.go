@@ -60,6 +60,10 @@ type Config struct {
 	// republishes every message, which costs the append path a quarter.
 	Interest Interest
 
+	// Refill opens a log that an interrupted refill left half full, too: see
+	// Log.BeginRefill. Any other use of such a log is refused.
+	Refill bool
+
 	Logger *slog.Logger
 
 	// BeforeSync and AfterSync, for tests, are called around every fsync of a

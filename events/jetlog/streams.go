@@ -34,6 +34,7 @@ const (
 	metaPartitions = "tacho-partitions"
 	metaPurged     = "tacho-purged"    // the newest sequence that was purged
 	metaForgotten  = "tacho-forgotten" // what is missing at the beginning, below this sequence, was forgotten, not purged
+	metaRefill     = "tacho-refill"    // of the control stream: what the log is being refilled from
 )
 
 func (l *Log) streamConfig(partition uint16) jetstream.StreamConfig {
@@ -101,6 +102,9 @@ func (l *Log) openStream(ctx context.Context, partition uint16) (epoch uint32, e
 	v, err := strconv.ParseUint(have.Metadata[metaEpoch], 10, 32)
 	if err != nil || v == 0 {
 		return fail(fmt.Errorf("metadata %s is %q", metaEpoch, have.Metadata[metaEpoch]))
+	}
+	if from := have.Metadata[metaRefill]; from != "" && !l.cfg.Refill {
+		return fail(fmt.Errorf("the log is being refilled from the archive %s, which was interrupted (remedy: run the import again, it goes on where it was)", from))
 	}
 	if have.PersistMode != want.PersistMode {
 		l.cfg.Logger.Warn("persist mode is fixed when a stream is created; the stream keeps its own",

@@ -94,7 +94,7 @@ func (c *Catalog) Run(ctx context.Context) error {
 
 // catchUp folds up to the log's present end. It may overlap with Run.
 func (c *Catalog) catchUp(ctx context.Context) error {
-	tail, err := c.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, c.log, events.ControlPartition)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func New() *Ledger { return &Ledger{devices: map[string][]*Request{}, changed: m
 // Open returns the ledger as of the log's present end.
 func Open(ctx context.Context, log events.Log) (*Ledger, error) {
 	l := New()
-	tail, err := log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, log, events.ControlPartition)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger of what was forgotten: %w", err)
 	}

@@ -108,7 +108,7 @@ func (d *Directory) await(ctx context.Context, seq uint64) error {
 
 // catchUp returns when the fold has reached the log's present end.
 func (d *Directory) catchUp(ctx context.Context) error {
-	tail, err := d.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, d.log, events.ControlPartition)
 	if err != nil {
 		return err
 	}

@@ -140,7 +140,7 @@ func Open(ctx context.Context, c Config) (*Commands, error) {
 		s.clock.now = time.Now
 	}
 	s.clock.start = s.clock.now()
-	tail, err := s.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, s.log, events.ControlPartition)
 	if err == nil && tail.Seq > 0 {
 		err = s.foldTo(ctx, tail.Seq)
 	}

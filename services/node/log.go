@@ -19,7 +19,7 @@ func (n *Node) startLog(ctx context.Context) error {
 		return err
 	}
 	cfg := jetlog.Config{
-		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Logger: n.logger,
+		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Refill: n.refill, Logger: n.logger,
 	}
 	var services *nats.Conn // in the account of the views
 	if n.cfg.NATS != "" {

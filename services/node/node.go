@@ -43,6 +43,7 @@ type Node struct {
 	logger *slog.Logger
 	addrs  Addresses
 
+	refill      bool // only the log is opened, to be refilled
 	log         *jetlog.Log
 	appends     events.Log // the log as others see it: it refuses when the disk is nearly full
 	catalog     *catalog.Catalog

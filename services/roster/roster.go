@@ -90,7 +90,7 @@ func Open(ctx context.Context, c Config) (*Roster, error) {
 	for i := range r.shards {
 		r.shards[i].kick = make(chan struct{}, 1)
 	}
-	tail, err := r.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, r.log, events.ControlPartition)
 	if err == nil && tail.Seq > 0 {
 		err = r.foldTo(ctx, tail.Seq)
 	}
@@ -185,7 +185,7 @@ func (r *Roster) apply(device string, f presence.Fact, at events.Position) {
 
 // await returns when the fold has reached what is now the log's end.
 func (r *Roster) await(ctx context.Context) error {
-	tail, err := r.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, r.log, events.ControlPartition)
 	if err != nil {
 		return err
 	}

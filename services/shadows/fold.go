@@ -89,7 +89,7 @@ func (s *Shadows) apply(e *entry, f shadow.Fact, at events.Position) {
 
 // await returns when the fold has reached what is now the log's end.
 func (s *Shadows) await(ctx context.Context) error {
-	tail, err := s.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, s.log, events.ControlPartition)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func Open(ctx context.Context, c Config) (*Shadows, error) {
 		devices: map[string]map[string]*entry{}, changed: make(chan struct{}),
 	}
 	s.owed.devices = map[string]bool{}
-	tail, err := s.log.Tail(ctx, events.ControlPartition)
+	tail, err := events.Newest(ctx, s.log, events.ControlPartition)
 	if err == nil {
 		err = s.foldTo(ctx, tail.Seq)
 	}

@@ -23,6 +23,8 @@ type commands struct {
 	Diff    DiffCommand    `cmd:"" help:"Print what changed in a device's state between two moments."`
 	Tail    TailCommand    `cmd:"" help:"Print events as they are stored."`
 	Replay  ReplayCommand  `cmd:"" help:"Build the tables of ClickHouse anew from the log, compare, swap."`
+	Export  ExportCommand  `cmd:"" help:"Write the raw events into Parquet files, which import and any other tool can read."`
+	Import  ImportCommand  `cmd:"" help:"Refill an empty log from an export: same ids, arrival times and positions."`
 	Forget  ForgetCommand  `cmd:"" help:"Remove what a device sent in a stretch of time, everywhere, for good."`
 	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
 	Letters LettersCommand `cmd:"" name:"dead-letters" help:"Messages that could not be read: list, show, replay, drop."`

@@ -1,0 +1,126 @@
+package archive
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/tachograph/tachograph/events"
+)
+
+// ManifestName is the file that says what an archive holds. It is written last:
+// a folder without it is no archive.
+const ManifestName = "manifest.json"
+
+const formatVersion = 1
+
+// A Manifest says what an archive holds.
+type Manifest struct {
+	Format     int         `json:"format"` // 1
+	Made       time.Time   `json:"made"`
+	Filter     Filter      `json:"filter"`    // zero: everything there was
+	Telemetry  int         `json:"telemetry"` // how many partitions of telemetry the log has
+	Partitions []Partition `json:"partitions"`
+	Files      []File      `json:"files"` // by partition, then by position
+	Note       string      `json:"note"`  // for people
+}
+
+// A Partition is one of the log as it was when the archive was made.
+type Partition struct {
+	Epoch     uint32 `json:"epoch"`
+	Partition uint16 `json:"partition"`
+	UpTo      uint64 `json:"up_to"` // last position that the archive speaks of
+	Count     uint64 `json:"count"` // events; the other positions up to UpTo are empty: forgotten, or expired
+}
+
+// A File is one of Parquet.
+type File struct {
+	Name          string    `json:"name"`
+	Epoch         uint32    `json:"epoch"`
+	Partition     uint16    `json:"partition"`
+	First         uint64    `json:"first"` // positions
+	Last          uint64    `json:"last"`
+	FirstReceived time.Time `json:"first_received"` // earliest and latest arrival
+	LastReceived  time.Time `json:"last_received"`
+	Count         uint64    `json:"count"`
+	Bytes         int64     `json:"bytes"`
+	SHA256        string    `json:"sha256"` // hexadecimal
+}
+
+// A Filter says what is wanted of the events; the zero value is all.
+type Filter struct {
+	Device string      `json:"device,omitempty"`
+	Type   string      `json:"type,omitempty"`
+	Kind   events.Kind `json:"kind,omitempty"`
+	From   time.Time   `json:"from,omitzero"` // arrival, inclusive
+	To     time.Time   `json:"to,omitzero"`   // arrival, exclusive
+}
+
+const manifestNote = "Exported files are out of the reach of tacho forget: delete them, or import them with the ledger of what was forgotten since."
+
+var fileName = regexp.MustCompile(`^events-[0-9]+-[0-9]+-[0-9]+\.parquet$`)
+
+// Events is how many events the archive holds.
+func (m *Manifest) Events() (n uint64) {
+	for _, f := range m.Files {
+		n += f.Count
+	}
+	return n
+}
+
+// check tells what is wrong in a manifest: it may come from anywhere.
+func (m *Manifest) check() error {
+	if m.Format != formatVersion {
+		return fmt.Errorf("it is of format %d, this tacho reads %d (remedy: a tacho of the release that wrote it)", m.Format, formatVersion)
+	}
+	type place struct {
+		epoch     uint32
+		partition uint16
+	}
+	at, count := map[place]uint64{}, map[place]uint64{}
+	for _, f := range m.Files {
+		p := place{f.Epoch, f.Partition}
+		if !fileName.MatchString(f.Name) {
+			return fmt.Errorf("%.80q is no name of one of its files", f.Name)
+		}
+		if f.First <= at[p] || f.Last < f.First || f.Count == 0 || f.Count > f.Last-f.First+1 {
+			return fmt.Errorf("%s: positions %d to %d and %d events cannot be", f.Name, f.First, f.Last, f.Count)
+		}
+		at[p] = f.Last
+		count[p] += f.Count
+	}
+	for _, p := range m.Partitions {
+		key := place{p.Epoch, p.Partition}
+		if at[key] > p.UpTo || count[key] != p.Count {
+			return fmt.Errorf("partition %d has %d events up to %d, its files %d up to %d", p.Partition, p.Count, p.UpTo, count[key], at[key])
+		}
+		delete(at, key)
+	}
+	if len(at) > 0 {
+		return errors.New("it names files of partitions that it does not name")
+	}
+	return nil
+}
+
+func readManifest(dir string) (m Manifest, text []byte, err error) {
+	path := filepath.Join(dir, ManifestName)
+	text, err = os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil, fmt.Errorf("read archive %s: it has no %s: the export has not ended, or this is no archive (remedy: export again, into an empty folder)", dir, ManifestName)
+	}
+	if err != nil {
+		return m, nil, fmt.Errorf("read archive: %w", err)
+	}
+	if err = json.Unmarshal(text, &m); err == nil {
+		err = m.check()
+	}
+	if err != nil {
+		return m, nil, fmt.Errorf("read archive: %s: %w", path, err)
+	}
+	return m, text, nil
+}
