@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/tachograph/tachograph/loadtest/ledger"
 )
 
 const shortLog = "a log that comes back shorter"
@@ -26,7 +28,7 @@ func (t *Trial) shorten(ctx context.Context, r *rand.Rand) error {
 	kept := filepath.Join(c.Dir, "log")
 	defer os.RemoveAll(kept)
 	c.KillNATS()
-	if err := errors.Join(c.copyLog(filepath.Join(kept, "short")), c.StartNATS(), pause(ctx, ms(r, 500, 2000))); err != nil {
+	if err := errors.Join(c.copyLog(filepath.Join(kept, "short")), c.StartNATS(), c.grow(ctx), pause(ctx, ms(r, 0, 1000))); err != nil {
 		return err
 	}
 	if err := t.Senders.End(healing); err != nil {
@@ -50,7 +52,7 @@ func (t *Trial) shorten(ctx context.Context, r *rand.Rand) error {
 	ghosts.clock.Store(1_600_000_000_000)
 	ghosts.version.Store(1)
 	ghosts.Begin(ctx, r.Uint64())
-	noticed := t.awaitDiverged(ctx, 2*time.Minute)
+	noticed := t.awaitDiverged(ctx, healing)
 	if err := errors.Join(ghosts.End(healing), noticed); err != nil {
 		return err
 	}
@@ -74,6 +76,25 @@ func (t *Trial) shorten(ctx context.Context, r *rand.Rand) error {
 	}
 	t.Senders.Begin(ctx, r.Uint64())
 	return nil
+}
+
+// grow waits until the tables have more of each partition than the log has now.
+func (c *Cluster) grow(ctx context.Context) error {
+	for deadline := time.Now().Add(healing); ; {
+		now, err := c.readLog(ctx, ledger.NewBook(nil).Place())
+		if err == nil {
+			for p := range c.Partitions {
+				now.newest[p]++
+			}
+			return c.await(ctx, now, catching)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("wait for more messages: %w", err)
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // awaitDiverged waits until the writer says so of every partition of telemetry
