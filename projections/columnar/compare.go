@@ -9,28 +9,15 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 )
-
-// A TableReport is how one table differs between two databases.
-type TableReport struct {
-	Table    string   `json:"table"`
-	Old      uint64   `json:"old"` // rows
-	New      uint64   `json:"new"`
-	OnlyOld  uint64   `json:"only_old"`
-	OnlyNew  uint64   `json:"only_new"`
-	Changed  uint64   `json:"changed"`
-	Examples []string `json:"examples,omitempty"` // epoch.partition.seq row, at most 10
-}
-
-// Equal tells whether the tables hold the same rows.
-func (r TableReport) Equal() bool { return r.OnlyOld+r.OnlyNew+r.Changed == 0 && r.Old == r.New }
 
 // compare holds a table of one database against the same one of another, up to a
 // position in each partition. Equal tables cost a checksum each; only those that
 // differ are compared row by row.
-func compare(ctx context.Context, conn clickhouse.Conn, oldDB, newDB, table string, upTo []events.Position) (TableReport, error) {
-	report := TableReport{Table: table}
-	fail := func(err error) (TableReport, error) {
+func compare(ctx context.Context, conn clickhouse.Conn, oldDB, newDB, table string, upTo []events.Position) (projections.TableReport, error) {
+	report := projections.TableReport{Table: table}
+	fail := func(err error) (projections.TableReport, error) {
 		return report, fmt.Errorf("compare table %s: %w", table, err)
 	}
 	have, err := columnTypes(ctx, conn, oldDB, table)

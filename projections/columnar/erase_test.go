@@ -166,7 +166,7 @@ func TestErase(t *testing.T) {
 	awaitEqual(rolledUp, b.query("SELECT countIf(heading IS NOT NULL) FROM tacho.position"))
 
 	replay := Replay{Writer: cfg, Partitions: []uint16{0, events.ControlPartition}}
-	reports, err := replay.Build(t.Context(), true)
+	reports, err := replay.Build(t.Context(), true, 0, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,7 +155,7 @@ func TestEraseTakesReplays(t *testing.T) {
 	s.expect("SELECT count() FROM tacho.position", "(0)")
 	s.send("car-2", "position", `{"time":1700000000000,"speed":8}`)
 	s.awaitAll()
-	reports, err := s.replay.Build(t.Context(), true)
+	reports, err := s.replay.Build(t.Context(), true, 0, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

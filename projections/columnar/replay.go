@@ -2,22 +2,15 @@ package columnar
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/tachograph/tachograph/events"
-)
-
-// What a caller of a replay can act on.
-var (
-	ErrNothingToUndo = errors.New("no replay has been swapped in that could be undone")
+	"github.com/tachograph/tachograph/projections"
 )
 
 // The phases of the database beside the serving one.
@@ -36,27 +29,18 @@ type Replay struct {
 	Writer     Config // of a serving writer; Partition is not used
 	Partitions []uint16
 	Pause      func(context.Context) (resume func(), err error) // stops the serving writers where they can go on
-	Rate       float64                                          // events a second at most over all partitions; 0: no limit
-	Progress   func(Progress)                                   // called about twice a second
 
 	// Fault, for tests, is asked before each step of a swap; its error is the step's.
 	Fault func(step string) error
-}
-
-// A Progress is how far a replay is.
-type Progress struct {
-	Phase string  `json:"phase"` // building, comparing, swapping
-	Done  uint64  `json:"done"`  // sequences, over all partitions
-	Total uint64  `json:"total"`
-	Rate  float64 `json:"rate"` // events a second, in this phase
 }
 
 // otherName is the database beside the serving one.
 func (r *Replay) otherName() string { return r.Writer.Server.Name() + "_replay" }
 
 // Build builds the tables anew up to the live end, compares them with those that
-// serve and, unless dry, swaps them.
-func (r *Replay) Build(ctx context.Context, dry bool) ([]TableReport, error) {
+// serve and, unless dry, swaps them. rate bounds the events a second over all
+// partitions, 0 not; progress hears about five times a second.
+func (r *Replay) Build(ctx context.Context, dry bool, rate float64, progress func(projections.Progress)) ([]projections.TableReport, error) {
 	conn, err := r.Writer.Server.Open()
 	if err != nil {
 		return nil, err
@@ -68,25 +52,20 @@ func (r *Replay) Build(ctx context.Context, dry bool) ([]TableReport, error) {
 	if err := r.begin(ctx, conn); err != nil {
 		return nil, err
 	}
-	building, stop := context.WithCancel(ctx)
-	writers, ended, err := r.start(building)
+	building, err := r.start(ctx, rate)
 	if err != nil {
-		stop()
 		return nil, err
 	}
-	defer func() {
-		stop()
-		ended.wait()
-	}()
-	if err := r.catchUp(ctx, writers, ended, nil); err != nil {
+	defer func() { _ = building.Stop() }() // its error was told already
+	if err := building.CatchUp(ctx, "building", projections.NearEnd, progress); err != nil {
 		return nil, err
 	}
-	r.tell(Progress{Phase: "comparing"}, writers)
+	progress(building.Done(projections.Progress{Phase: "comparing"}))
 	reports, err := r.compare(ctx, conn)
 	if err != nil || dry {
 		return reports, err
 	}
-	r.tell(Progress{Phase: "swapping"}, writers)
+	progress(building.Done(projections.Progress{Phase: "swapping"}))
 	resume, err := r.Pause(ctx)
 	if err != nil {
 		return reports, err
@@ -96,11 +75,14 @@ func (r *Replay) Build(ctx context.Context, dry bool) ([]TableReport, error) {
 	if err != nil {
 		return reports, err
 	}
-	if err := r.catchUp(ctx, writers, ended, stood); err != nil {
+	goal := projections.NearEnd
+	if len(stood) > 0 {
+		goal = projections.At(stood)
+	}
+	if err := building.CatchUp(ctx, "swapping", goal, progress); err != nil {
 		return reports, err
 	}
-	stop()
-	if err := ended.wait(); err != nil {
+	if err := building.Stop(); err != nil {
 		return reports, err
 	}
 	return reports, r.exchange(ctx, conn)
@@ -119,7 +101,7 @@ func (r *Replay) Undo(ctx context.Context) error {
 		return err
 	}
 	if phase != phaseBefore {
-		return ErrNothingToUndo
+		return projections.ErrNothingToUndo
 	}
 	if err := r.readable(ctx, conn, phaseBefore); err != nil {
 		return err
@@ -232,119 +214,30 @@ func (r *Replay) setPhase(ctx context.Context, conn clickhouse.Conn, phase strin
 	return nil
 }
 
-// An ending is how the building writers ended.
-type ending struct {
-	all  sync.WaitGroup
-	mu   sync.Mutex
-	err  error
-	died chan struct{} // closed at the first error
-}
-
-func (e *ending) wait() error {
-	e.all.Wait()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.err
-}
-
 // start lets writers build the other database, at a bounded rate.
-func (r *Replay) start(ctx context.Context) ([]*Writer, *ending, error) {
-	var writers []*Writer
-	limited := events.Log(r.Writer.Log)
-	if r.Rate > 0 {
-		limited = &throttled{Log: r.Writer.Log, pause: time.Duration(float64(time.Second) / r.Rate)}
-	}
+func (r *Replay) start(ctx context.Context, rate float64) (*projections.Rebuild, error) {
+	var writers []projections.Runner
+	limited := projections.Throttle(r.Writer.Log, rate)
 	for _, p := range r.Partitions {
 		c := r.Writer
 		c.Partition, c.Log = p, limited
 		c.Server.Database = r.otherName()
 		w, err := New(c)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		writers = append(writers, w)
 	}
-	e := &ending{died: make(chan struct{})}
-	for _, w := range writers {
-		e.all.Go(func() {
-			if err := w.Run(ctx); err != nil {
-				e.mu.Lock()
-				defer e.mu.Unlock()
-				if e.err == nil {
-					e.err = err
-					close(e.died)
-				}
-			}
-		})
-	}
-	return writers, e, nil
-}
-
-// near is how far from the live end a replay may be when it is compared.
-const near = 1000
-
-// catchUp waits until the building writers have reached positions, or are near
-// the live end when none are given.
-func (r *Replay) catchUp(ctx context.Context, writers []*Writer, ended *ending, goal []events.Position) error {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	phase := "building"
-	if goal != nil {
-		phase = "swapping"
-	}
-	var began time.Time // when the first rows were there
-	first, rate := uint64(0), 0.0
-	for {
-		done, total, reached := uint64(0), uint64(0), true
-		for _, w := range writers {
-			s := w.Status()
-			done, total = done+s.Position.Seq, total+s.Tail
-			if goal == nil {
-				reached = reached && s.Position.Seq+near > s.Tail && (s.CaughtUp || s.Tail == 0 || s.Position.Seq > 0)
-			}
-			for _, g := range goal {
-				// The event at g may have been forgotten, and be the newest.
-				reached = reached && (g.Partition != s.Partition || !before(s.Position, g) || s.CaughtUp && s.Lag == 0 && (s.Position.Seq > 0 || s.Tail == 0))
-			}
-		}
-		if began.IsZero() && done > 0 {
-			began, first = time.Now(), done
-		} else if took := time.Since(began).Seconds(); !began.IsZero() && took > 0 {
-			rate = float64(done-min(done, first)) / took
-		}
-		if r.Progress != nil {
-			r.Progress(Progress{Phase: phase, Done: done, Total: total, Rate: rate})
-		}
-		if reached {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ended.died:
-			return ended.wait()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return projections.StartRebuild(ctx, writers), nil
 }
 
 func before(p, q events.Position) bool {
 	return p.Epoch < q.Epoch || p.Epoch == q.Epoch && p.Seq < q.Seq
 }
 
-func (r *Replay) tell(p Progress, writers []*Writer) {
-	for _, w := range writers {
-		s := w.Status()
-		p.Done, p.Total = p.Done+s.Position.Seq, p.Total+s.Tail
-	}
-	if r.Progress != nil {
-		r.Progress(p)
-	}
-}
-
 // compare holds every table against its counterpart, up to where both have
 // everything.
-func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]TableReport, error) {
+func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]projections.TableReport, error) {
 	serving, other := r.Writer.Server.Name(), r.otherName()
 	mine, err := checkpoints(ctx, conn, serving)
 	if err != nil {
@@ -380,7 +273,7 @@ func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]TableRepo
 		}
 	}
 	slices.Sort(names)
-	var reports []TableReport
+	var reports []projections.TableReport
 	for _, table := range names {
 		report, err := compare(ctx, conn, serving, other, table, upTo)
 		if err != nil {
@@ -406,39 +299,4 @@ func checkpoints(ctx context.Context, conn clickhouse.Conn, db string) (all []ev
 		all = append(all, p)
 	}
 	return all, rows.Err()
-}
-
-// A throttled log is followed no faster than an event in each pause.
-type throttled struct {
-	events.Log
-	pause time.Duration
-
-	mu   sync.Mutex
-	next time.Time
-}
-
-// Follow implements events.Log.
-func (t *throttled) Follow(ctx context.Context, partition uint16, after events.Cursor) iter.Seq2[events.Event, error] {
-	return func(yield func(events.Event, error) bool) {
-		for e, err := range t.Log.Follow(ctx, partition, after) {
-			t.mu.Lock()
-			now := time.Now()
-			if t.next.Before(now.Add(-10 * time.Millisecond)) {
-				t.next = now.Add(-10 * time.Millisecond) // what was not used is not saved up
-			}
-			t.next = t.next.Add(t.pause)
-			wait := t.next.Sub(now)
-			t.mu.Unlock()
-			if wait > 10*time.Millisecond { // shorter pauses come together
-				select {
-				case <-time.After(wait):
-				case <-ctx.Done():
-					return
-				}
-			}
-			if !yield(e, err) {
-				return
-			}
-		}
-	}
 }

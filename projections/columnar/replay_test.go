@@ -92,6 +92,8 @@ func (s *stand) awaitAll() {
 // TestReplay: what somebody has damaged in the tables is found and named, a dry
 // run changes nothing, the replay mends it and can be undone; what is sent
 // meanwhile and afterwards is there once in each case.
+func silent(projections.Progress) {}
+
 func TestReplay(t *testing.T) {
 	s := newStand(t)
 	everything := schemas.Source{Format: schemas.FormatProto, Text: `syntax = "proto3"; message Odd { map<string, double> m = 1; repeated int32 n = 2; optional bytes b = 3; enum G { A = 0; B = 1; } optional G g = 4; }`}
@@ -108,11 +110,11 @@ func TestReplay(t *testing.T) {
 	s.exec("ALTER TABLE tacho.position UPDATE speed = 999 WHERE latitude = 8 SETTINGS mutations_sync = 2")
 	s.exec("INSERT INTO tacho.odd SELECT * REPLACE (77 AS _row) FROM tacho.odd LIMIT 1")
 
-	reports, err := s.replay.Build(t.Context(), true)
+	reports, err := s.replay.Build(t.Context(), true, 0, silent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	differ := map[string]TableReport{}
+	differ := map[string]projections.TableReport{}
 	for _, r := range reports {
 		if !r.Equal() {
 			differ[r.Table] = r
@@ -130,8 +132,8 @@ func TestReplay(t *testing.T) {
 		s.position(n)
 	}
 	phases := map[string]bool{}
-	s.replay.Progress = func(p Progress) { phases[p.Phase] = true }
-	if _, err := s.replay.Build(t.Context(), false); err != nil {
+	seen := func(p projections.Progress) { phases[p.Phase] = true }
+	if _, err := s.replay.Build(t.Context(), false, 0, seen); err != nil {
 		t.Fatal(err)
 	}
 	for n := 80; n < 90; n++ {
@@ -178,7 +180,7 @@ func TestReplayCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.replay.Build(t.Context(), false); !errors.Is(err, crash) || !met {
+		if _, err := s.replay.Build(t.Context(), false, 0, silent); !errors.Is(err, crash) || !met {
 			t.Fatalf("%s: %v", step, err)
 		}
 		if err := Recover(t.Context(), s.server); err != nil {
@@ -195,20 +197,18 @@ func TestReplayCrashes(t *testing.T) {
 
 	// Cut off while it builds: the next one goes on there.
 	s.replay.Fault = nil
-	s.replay.Rate = 100
 	ctx, cancel := context.WithCancel(t.Context())
-	s.replay.Progress = func(p Progress) {
+	progress := func(p projections.Progress) {
 		if p.Done > 5 && p.Done+5 < p.Total {
 			cancel()
 		}
 	}
 	s.exec("DROP DATABASE IF EXISTS tacho_replay SYNC")
-	if _, err := s.replay.Build(ctx, true); !errors.Is(err, context.Canceled) && err != nil {
+	if _, err := s.replay.Build(ctx, true, 100, progress); !errors.Is(err, context.Canceled) && err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	s.replay.Progress = nil
-	reports, err := s.replay.Build(t.Context(), true)
+	reports, err := s.replay.Build(t.Context(), true, 0, silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestReplayCrashes(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	if err := (&Replay{Writer: s.replay.Writer, Pause: s.pause}).Undo(t.Context()); !errors.Is(err, ErrNothingToUndo) {
+	if err := (&Replay{Writer: s.replay.Writer, Pause: s.pause}).Undo(t.Context()); !errors.Is(err, projections.ErrNothingToUndo) {
 		t.Error(err)
 	}
 }

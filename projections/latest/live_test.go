@@ -449,6 +449,10 @@ func (purged) Follow(context.Context, uint16, events.Cursor) iter.Seq2[events.Ev
 	}
 }
 
+func (purged) Bounds(context.Context, uint16) (events.Bounds, error) {
+	return events.Bounds{Oldest: events.Position{Epoch: 1, Seq: 100}, Newest: events.Position{Epoch: 1, Seq: 100}}, nil
+}
+
 func TestPurgedLogStops(t *testing.T) {
 	s := newSite(t)
 	cfg := s.config()

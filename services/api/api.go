@@ -42,11 +42,11 @@ type Config struct {
 	Catalog   *catalog.Catalog
 	Auth      *auth.Directory
 	Admin     *auth.Key
-	Analyst   *auth.Key          // may ask, and nothing else; nil: nobody
-	KV        jetstream.KeyValue // bucket of the projection latest
-	Past      *latest.Past       // and its states of earlier
-	Replays   *replays.Replays   // nil where the process runs no projections
-	Letters   *letters.Letters   // nil there, too
+	Analyst   *auth.Key                   // may ask, and nothing else; nil: nobody
+	KV        jetstream.KeyValue          // bucket of the projection latest
+	Past      *latest.Past                // and its states of earlier
+	Replays   map[string]*replays.Replays // by projection; empty where the process runs no projections
+	Letters   *letters.Letters            // nil there, too
 	Janitor   *retention.Janitor
 	Audit     *columnar.Audit // nil there as well; a template
 	Forgetter *retention.Forgetter
@@ -69,7 +69,7 @@ type api struct {
 	analyst   *auth.Key
 	latest    jetstream.KeyValue
 	past      *latest.Past
-	replays   *replays.Replays
+	replays   map[string]*replays.Replays
 	janitor   *retention.Janitor
 	forgetter *retention.Forgetter
 	letters   *letters.Letters

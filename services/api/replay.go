@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
-	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/replays"
 )
@@ -23,15 +25,16 @@ func (a *api) startReplay(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.replayable(r); err != nil {
-		return err
-	}
-	if err := a.replays.Check(r.Context()); err != nil {
-		return err
-	}
-	status, err := a.replays.Start(dry, float64(rate))
+	replay, err := a.replayable(r)
 	if err != nil {
-		return problem.New(problem.ReplayRunning, "replay columnar: "+err.Error(), nil)
+		return err
+	}
+	if err := replay.Check(r.Context()); err != nil {
+		return err
+	}
+	status, err := replay.Start(dry, float64(rate))
+	if err != nil {
+		return problem.New(problem.ReplayRunning, "replay "+replay.Status().Projection+": "+err.Error(), nil)
 	}
 	return writeJSON(w, http.StatusAccepted, status)
 }
@@ -40,50 +43,56 @@ func (a *api) getReplay(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r); err != nil {
 		return err
 	}
-	if err := a.replayable(r); err != nil {
+	replay, err := a.replayable(r)
+	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, a.replays.Status())
+	return writeJSON(w, http.StatusOK, replay.Status())
 }
 
 func (a *api) cancelReplay(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r); err != nil {
 		return err
 	}
-	if err := a.replayable(r); err != nil {
+	replay, err := a.replayable(r)
+	if err != nil {
 		return err
 	}
-	if err := a.replays.Stop(r.Context()); err != nil {
+	if err := replay.Stop(r.Context()); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, a.replays.Status())
+	return writeJSON(w, http.StatusOK, replay.Status())
 }
 
 func (a *api) undoReplay(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r); err != nil {
 		return err
 	}
-	if err := a.replayable(r); err != nil {
+	replay, err := a.replayable(r)
+	if err != nil {
 		return err
 	}
-	switch err := a.replays.Undo(r.Context()); {
-	case errors.Is(err, columnar.ErrNothingToUndo):
-		return problem.New(problem.NothingToUndo, "undo replay of columnar: "+err.Error(), nil)
+	switch err := replay.Undo(r.Context()); {
+	case errors.Is(err, projections.ErrNothingToUndo):
+		return problem.New(problem.NothingToUndo, "undo replay of "+replay.Status().Projection+": "+err.Error(), nil)
 	case errors.Is(err, replays.ErrRunning):
-		return problem.New(problem.ReplayRunning, "undo replay of columnar: "+err.Error(), nil)
+		return problem.New(problem.ReplayRunning, "undo replay of "+replay.Status().Projection+": "+err.Error(), nil)
 	case err != nil:
 		return err
 	}
-	return writeJSON(w, http.StatusOK, a.replays.Status())
+	return writeJSON(w, http.StatusOK, replay.Status())
 }
 
-// replayable refuses what cannot be replayed, or not here.
-func (a *api) replayable(r *http.Request) error {
-	if name := r.PathValue("projection"); name != "columnar" {
-		return problem.New(problem.ProjectionNotFound, fmt.Sprintf("replay %s: columnar is the projection that can be replayed", name), nil)
+// replayable returns the replays of the projection that is named, unless it
+// cannot be replayed, or not here.
+func (a *api) replayable(r *http.Request) (*replays.Replays, error) {
+	name := r.PathValue("projection")
+	if !slices.Contains(replays.Projections, name) {
+		return nil, problem.New(problem.ProjectionNotFound, fmt.Sprintf("replay %s: these can be replayed: %s", name, strings.Join(replays.Projections, ", ")), nil)
 	}
-	if a.replays == nil {
-		return problem.New(problem.Unavailable, "replay columnar: this process does not run the role project", nil)
+	replay, ok := a.replays[name]
+	if !ok {
+		return nil, problem.New(problem.Unavailable, "replay "+name+": this process does not run the role project", nil)
 	}
-	return nil
+	return replay, nil
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -37,18 +36,18 @@ func withReplays(hold <-chan struct{}) func(*fixture, *Config) {
 		c.Letters = letters.New(f.log, f.catalog, tables)
 		writer := columnar.Config{Log: f.log, Catalog: f.catalog, Server: server, MaxAge: 20 * time.Millisecond}
 		c.Audit = &columnar.Audit{Writer: writer, Log: f.log}
-		c.Replays = replays.New(columnar.Replay{
-			Writer:     writer,
-			Partitions: []uint16{0, events.ControlPartition},
-			Pause: func(ctx context.Context) (func(), error) {
-				select {
-				case <-hold:
-					return func() {}, nil
-				case <-ctx.Done():
-					return nil, ctx.Err()
-				}
-			},
-		}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		held := func(ctx context.Context) (func(), error) {
+			select {
+			case <-hold:
+				return func() {}, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		logger := slog.New(slog.DiscardHandler)
+		c.Replays = map[string]*replays.Replays{
+			"columnar": replays.New("columnar", &columnar.Replay{Writer: writer, Partitions: []uint16{0, events.ControlPartition}, Pause: held}, logger),
+		}
 	}
 }
 

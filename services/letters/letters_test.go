@@ -17,6 +17,7 @@ import (
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/jetlog"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
@@ -308,7 +309,7 @@ func (s *stand) rebuilt() {
 	s.t.Helper()
 	s.await()
 	replay := columnar.Replay{Writer: s.base, Partitions: []uint16{0, events.ControlPartition}}
-	reports, err := replay.Build(s.t.Context(), true)
+	reports, err := replay.Build(s.t.Context(), true, 0, func(projections.Progress) {})
 	if err != nil {
 		s.t.Fatal(err)
 	}

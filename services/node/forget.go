@@ -70,8 +70,15 @@ func (n forgetTables) Erase(ctx context.Context, r forgotten.Request, tell func(
 }
 
 // forgetView makes a device's state anew from what the log has, or, where that
-// was purged, the archive, and removes the states of earlier that hold what goes.
+// was purged, the archive, and removes the states of earlier that hold what goes,
+// and all that a replay of the view has put aside.
 func (n *Node) forgetView(ctx context.Context, r forgotten.Request) error {
+	if err := n.replays["latest"].Stop(ctx); err != nil {
+		return err
+	}
+	if err := n.viewReplay.Discard(ctx); err != nil {
+		return err
+	}
 	partition := n.telemetryPartition(r.Device)
 	resume, err := n.restartable[partition][1].Pause(ctx)
 	if err != nil {

@@ -55,7 +55,8 @@ type Node struct {
 	services    *nats.Conn // to the account of the views
 	views       jetstream.KeyValue
 	past        *latest.Past
-	replays     *replays.Replays // nil: no projections here
+	replays     map[string]*replays.Replays // by projection; nil: none here
+	viewReplay  *latest.Replay
 	letters     *letters.Letters // nil: the same
 	audit       *columnar.Audit  // nil: no projections here
 	janitor     *retention.Janitor

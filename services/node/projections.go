@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/columnar"
@@ -33,7 +35,13 @@ func (n *Node) startProjections(context.Context) error {
 		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
 	}
 	var written []uint16
-	var writers []*projections.Restartable
+	var writers, states []*projections.Restartable
+	var stated []uint16
+	js, err := jetstream.New(n.services)
+	if err != nil {
+		return err
+	}
+	folding := latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Snapshots: n.past.Snapshots, Logger: n.logger}
 	for _, p := range n.log.Partitions() {
 		if p == events.DeadLetterPartition {
 			continue // what is there came from the writer itself
@@ -52,15 +60,20 @@ func (n *Node) startProjections(context.Context) error {
 		if p == events.ControlPartition {
 			continue
 		}
-		state := latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Partition: p, Snapshots: n.past.Snapshots, Logger: n.logger}
+		state := folding
+		state.Partition = p
 		l, err := projections.NewRestartable(func() (projections.Runner, error) { return latest.New(state) })
 		if err != nil {
 			return err
 		}
 		n.startRunner(l, l.Run)
+		stated, states = append(stated, p), append(states, l)
 		n.restartable[p] = [2]*projections.Restartable{w, l}
 	}
-	n.makeReplays(base, written, writers)
+	n.audit = &columnar.Audit{Writer: base, Log: n.log}
+	n.replayable("columnar", &columnar.Replay{Writer: base, Partitions: written, Pause: pauseAll(writers)})
+	n.viewReplay = &latest.Replay{JS: js, Serving: folding, Partitions: stated, Replicas: n.cfg.Replicas, Pause: pauseAll(states)}
+	n.replayable("latest", n.viewReplay)
 	tables, err := columnar.NewLetters(n.server)
 	if err != nil {
 		return err

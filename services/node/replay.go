@@ -10,18 +10,17 @@ import (
 	"github.com/tachograph/tachograph/services/replays"
 )
 
-// makeReplays lets the writers of ClickHouse be replayed and audited: cfg is one's
-// configuration, writers are all.
-func (n *Node) makeReplays(cfg columnar.Config, partitions []uint16, writers []*projections.Restartable) {
-	pause := func(ctx context.Context) (resume func(), err error) {
+// pauseAll stops projections where they can go on.
+func pauseAll(runners []*projections.Restartable) func(context.Context) (resume func(), err error) {
+	return func(ctx context.Context) (resume func(), err error) {
 		var all []func()
 		resume = sync.OnceFunc(func() {
 			for _, r := range all {
 				r()
 			}
 		})
-		for _, w := range writers {
-			r, err := w.Pause(ctx)
+		for _, runner := range runners {
+			r, err := runner.Pause(ctx)
 			if err != nil {
 				resume()
 				return nil, err
@@ -30,9 +29,15 @@ func (n *Node) makeReplays(cfg columnar.Config, partitions []uint16, writers []*
 		}
 		return resume, nil
 	}
-	n.audit = &columnar.Audit{Writer: cfg, Log: n.log}
-	n.replays = replays.New(columnar.Replay{Writer: cfg, Partitions: partitions, Pause: pause}, n.logger)
-	n.onStop("replay", n.replays.Stop)
+}
+
+// replayable lets the projection of a name be replayed.
+func (n *Node) replayable(name string, work replays.Rebuilder) {
+	if n.replays == nil {
+		n.replays = map[string]*replays.Replays{}
+	}
+	n.replays[name] = replays.New(name, work, n.logger)
+	n.onStop("replay of "+name, n.replays[name].Stop)
 }
 
 // afterSwap lets the writers start once a swap of tables that a crash has

@@ -44,8 +44,10 @@ func (n *Node) holders() []retention.Holder {
 			return latest.Reached(ctx, n.views, p)
 		}},
 		{Name: "replay", Reached: func(_ context.Context, p uint16) (events.Position, error) {
-			if n.replays.Status().State == replays.Running {
-				return events.Position{Partition: p}, nil
+			for _, r := range n.replays {
+				if r.Status().State == replays.Running {
+					return events.Position{Partition: p}, nil
+				}
 			}
 			return retention.Everything(p), nil
 		}},

@@ -124,7 +124,7 @@ func TestPurgedLog(t *testing.T) {
 		if _, err := n.past.At(t.Context(), "car-1", middle); !errors.As(err, &truncated) || truncated.Oldest != oldest {
 			t.Errorf("a look at the past: %v", err)
 		}
-		if err := n.replays.Check(t.Context()); !errors.As(err, &truncated) {
+		if err := n.replays["columnar"].Check(t.Context()); !errors.As(err, &truncated) {
 			t.Errorf("a replay: %v", err)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections"
 )
 
 // What a caller can act on.
@@ -17,6 +17,9 @@ var (
 	ErrRunning = errors.New("a replay is running") // wait for it, or cancel it
 	ErrIdle    = errors.New("no replay is running")
 )
+
+// Projections lists those that can be replayed.
+var Projections = []string{"columnar", "latest"}
 
 // A State is where the last replay stands.
 type State string
@@ -32,20 +35,31 @@ const (
 
 // A Status tells of the last replay of a projection.
 type Status struct {
-	Projection string                 `json:"projection"`
-	State      State                  `json:"state"`
-	DryRun     bool                   `json:"dry_run"`
-	Progress   columnar.Progress      `json:"progress"`
-	Tables     []columnar.TableReport `json:"tables"` // once they were compared
-	Error      string                 `json:"error,omitempty"`
-	Started    time.Time              `json:"started,omitzero"`
-	Ended      time.Time              `json:"ended,omitzero"`
+	Projection string                    `json:"projection"`
+	State      State                     `json:"state"`
+	DryRun     bool                      `json:"dry_run"`
+	Progress   projections.Progress      `json:"progress"`
+	Tables     []projections.TableReport `json:"tables"` // once they were compared
+	Error      string                    `json:"error,omitempty"`
+	Started    time.Time                 `json:"started,omitzero"`
+	Ended      time.Time                 `json:"ended,omitzero"`
 }
 
-// Replays are those of the projection columnar, the only one whose rebuild takes
-// longer than deleting its view and starting again.
+// A Rebuilder builds a projection anew beside the one that serves.
+type Rebuilder interface {
+	// Check tells whether the log has all that Build needs.
+	Check(context.Context) error
+	// Build builds, compares and, unless dry, lets what is built serve. Interrupted,
+	// it goes on where it was. rate bounds the events a second, 0 not.
+	Build(ctx context.Context, dry bool, rate float64, progress func(projections.Progress)) ([]projections.TableReport, error)
+	// Undo takes the last Build back.
+	Undo(context.Context) error
+}
+
+// Replays are those of one projection.
 type Replays struct {
-	replay columnar.Replay // a template
+	name   string
+	work   Rebuilder
 	logger *slog.Logger
 
 	mu     sync.Mutex
@@ -54,10 +68,9 @@ type Replays struct {
 	ended  chan struct{} // of the running one
 }
 
-// New returns the replays over a template, whose Rate and Progress are set for
-// each.
-func New(replay columnar.Replay, logger *slog.Logger) *Replays {
-	return &Replays{replay: replay, logger: logger, status: Status{Projection: "columnar", State: Idle, Tables: []columnar.TableReport{}}}
+// New returns the replays of the projection of a name.
+func New(name string, work Rebuilder, logger *slog.Logger) *Replays {
+	return &Replays{name: name, work: work, logger: logger, status: Status{Projection: name, State: Idle, Tables: []projections.TableReport{}}}
 }
 
 // Status tells of the last replay.
@@ -69,30 +82,27 @@ func (r *Replays) Status() Status {
 
 // Check tells whether the log has all that a replay needs.
 //
-// Errors: *events.TruncatedError when it was purged, and those of ClickHouse.
-func (r *Replays) Check(ctx context.Context) error { return r.replay.Check(ctx) }
+// Errors: *events.TruncatedError when it was purged, and those of the projection.
+func (r *Replays) Check(ctx context.Context) error { return r.work.Check(ctx) }
 
 // Start begins a replay; a dry one compares and swaps nothing. rate bounds the
 // events a second, 0 not.
 //
 // Errors: ErrRunning.
 func (r *Replays) Start(dry bool, rate float64) (Status, error) {
-	return r.begin(dry, func(ctx context.Context) ([]columnar.TableReport, error) {
-		replay := r.replay
-		replay.Rate, replay.Progress = rate, r.progress
-		return replay.Build(ctx, dry)
+	return r.begin(dry, func(ctx context.Context) ([]projections.TableReport, error) {
+		return r.work.Build(ctx, dry, rate, r.progress)
 	})
 }
 
 // Undo swaps back what served before the last replay.
 //
-// Errors: ErrRunning, columnar.ErrNothingToUndo, *events.TruncatedError when what
-// came since has been purged from the log, and those of ClickHouse.
+// Errors: ErrRunning, projections.ErrNothingToUndo, *events.TruncatedError when what
+// came since has been purged from the log, and those of the projection.
 func (r *Replays) Undo(ctx context.Context) error {
 	undone := make(chan error, 1)
-	_, err := r.begin(false, func(ctx context.Context) ([]columnar.TableReport, error) {
-		replay := r.replay
-		err := replay.Undo(ctx)
+	_, err := r.begin(false, func(ctx context.Context) ([]projections.TableReport, error) {
+		err := r.work.Undo(ctx)
 		undone <- err
 		return nil, err
 	})
@@ -107,13 +117,13 @@ func (r *Replays) Undo(ctx context.Context) error {
 	}
 }
 
-func (r *Replays) progress(p columnar.Progress) {
+func (r *Replays) progress(p projections.Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.Progress = p
 }
 
-func (r *Replays) begin(dry bool, work func(context.Context) ([]columnar.TableReport, error)) (Status, error) {
+func (r *Replays) begin(dry bool, work func(context.Context) ([]projections.TableReport, error)) (Status, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.status.State == Running {
@@ -121,7 +131,7 @@ func (r *Replays) begin(dry bool, work func(context.Context) ([]columnar.TableRe
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.ended = cancel, make(chan struct{})
-	r.status = Status{Projection: "columnar", State: Running, DryRun: dry, Started: time.Now().UTC(), Tables: []columnar.TableReport{}}
+	r.status = Status{Projection: r.name, State: Running, DryRun: dry, Started: time.Now().UTC(), Tables: []projections.TableReport{}}
 	ended := r.ended
 	go func() {
 		defer close(ended)
@@ -132,7 +142,7 @@ func (r *Replays) begin(dry bool, work func(context.Context) ([]columnar.TableRe
 	return r.status, nil
 }
 
-func (r *Replays) end(ctx context.Context, tables []columnar.TableReport, err error) {
+func (r *Replays) end(ctx context.Context, tables []projections.TableReport, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if tables != nil {
@@ -146,7 +156,7 @@ func (r *Replays) end(ctx context.Context, tables []columnar.TableReport, err er
 		r.status.State = Cancelled
 	default:
 		r.status.State, r.status.Error = Failed, err.Error()
-		r.logger.Error("replay failed; it can be started again and goes on where it was", "projection", "columnar", "error", err)
+		r.logger.Error("replay failed; it can be started again and goes on where it was", "projection", r.name, "error", err)
 	}
 }
 

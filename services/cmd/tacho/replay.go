@@ -14,7 +14,7 @@ import (
 // ReplayCommand is tacho replay.
 type ReplayCommand struct {
 	Place
-	Projection string `arg:"" enum:"columnar" help:"What to build anew: columnar, all tables of ClickHouse."`
+	Projection string `arg:"" enum:"columnar,latest" help:"What to build anew: columnar, all tables of ClickHouse; latest, the state of every device."`
 	DryRun     bool   `help:"Build and compare, swap nothing." xor:"what"`
 	Undo       bool   `help:"Swap back what served before the last replay." xor:"what"`
 	Rate       uint   `help:"Most events a second, so that live traffic keeps its pace; 0 is no limit." env:"TACHO_REPLAY_RATE" placeholder:"N"`
