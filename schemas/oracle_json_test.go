@@ -733,6 +733,15 @@ func everything(tb testing.TB, src schemas.Source) *schemas.Schema {
 	return s
 }
 
+// seeds are those of a random test: with -short, which is how the race detector
+// runs it, a twentieth.
+func seeds(n uint64) uint64 {
+	if testing.Short() {
+		return n / 20
+	}
+	return n
+}
+
 var jsonSeeds = []string{
 	`{"id":"x"}`, `{}`, `[]`, ``, ` `, `null`, `1`, `"x"`, `[{"id":"x"},{"id":"y"}]`, `{"samples":[{"id":"x"}]}`, `{"samples":[{"id":"x"}],"a":1}`, `{"a":1,"samples":[{}]}`,
 	`{"id":"x","f64":1.5,"f32":0.1,"i64":9007199254740993,"u64":18446744073709551615,"u8":250,"i16":-1000,"part":0.999}`,

@@ -579,7 +579,7 @@ func randomScalar(rng *rand.Rand, f protoreflect.FieldDescriptor) protoreflect.V
 func TestRandomProtobuf(t *testing.T) {
 	m := everythingDescriptor(t)
 	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
-	for seed := range uint64(3000) {
+	for seed := range seeds(3000) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		msg := dynamicpb.NewMessage(m)
 		randomMessage(rng, msg, 0)

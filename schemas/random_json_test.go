@@ -27,7 +27,7 @@ var pieces = []string{
 func TestRandomJSON(t *testing.T) {
 	fromProto := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
 	fromJSON := everything(t, schemas.Source{Format: schemas.FormatJSONSchema, Text: everythingJSON})
-	for seed := range uint64(6000) {
+	for seed := range seeds(6000) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		wants, s := jsonWants, fromJSON
 		if seed%2 == 0 {

@@ -1,6 +1,8 @@
 package schemas_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/apache/arrow/go/v15/arrow/memory"
@@ -46,6 +48,36 @@ func TestRecycler(t *testing.T) {
 	}
 	shared.Close()
 	shared.Close()
+}
+
+// TestRecyclerTexts: texts of any length stay what they were while their column
+// grows in blocks that have more room than was asked for.
+func TestRecyclerTexts(t *testing.T) {
+	shared := schemas.NewRecycler(memory.NewGoAllocator(), 64<<20)
+	defer shared.Close()
+	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
+	for size := 1; size < 2000; size += 37 {
+		b := s.NewBatch(shared)
+		text := func(row int) string { return strings.Repeat(string(rune('a'+row%26)), size+row%5) }
+		const rows = 40
+		for row := range rows {
+			payload := fmt.Sprintf(`{"text":%q,"names":[%[1]q],"nobody":%[1]q}`, text(row))
+			if n, bad, err := b.Append([]byte(payload), arrival); n != 1 || len(bad) > 0 || err != nil {
+				t.Fatal(n, bad, err)
+			}
+		}
+		rec := b.Record()
+		for row := range rows {
+			for name, want := range map[string]string{"text": text(row), "names": fmt.Sprintf("[%q]", text(row)), schemas.UnknownColumn: fmt.Sprintf(`{"nobody":%q}`, text(row))} {
+				i := rec.Schema().FieldIndices(name)
+				if got := rec.Column(i[0]).ValueStr(row); got != want {
+					t.Fatalf("texts of %d bytes: row %d has %s %q, want %q", size, row, name, got, want)
+				}
+			}
+		}
+		rec.Release()
+		b.Release()
+	}
 }
 
 // TestRecyclerTrim: what is used again and again stays, what is not goes back.

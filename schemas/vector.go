@@ -100,7 +100,9 @@ func (v *vector) room(n int) {
 		v.dataBuf = memory.NewResizableBuffer(v.mem)
 	}
 	v.dataBuf.ResizeNoShrink(max(1024, 2*used, used+n))
-	v.data = v.dataBuf.Buf()[:used]
+	// No further than the buffer knows: what is beyond would not be copied when it
+	// grows, however much room its block has.
+	v.data = v.dataBuf.Buf()[:used:v.dataBuf.Cap()]
 }
 
 // at returns a typed view of the slots of a fixed-width vector.
