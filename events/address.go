@@ -161,7 +161,8 @@ func ParseSubject(subject string) (s Stream, typ string, schema uint32, err erro
 	if err != nil {
 		return Stream{}, "", 0, err
 	}
-	if tokens[1] != strconv.Itoa(int(Slot(s.ID))) {
+	var slot [3]byte
+	if tokens[1] != string(strconv.AppendUint(slot[:0], uint64(Slot(s.ID)), 10)) {
 		return bad("slot is not the id's")
 	}
 	return s, typ, schema, nil
@@ -193,7 +194,8 @@ func (e *Event) Validate() error {
 	return nil
 }
 
-// PartitionIn returns where a log of n telemetry partitions keeps the stream.
+// PartitionIn returns where a log of n telemetry partitions that was never split
+// keeps the stream.
 func (s Stream) PartitionIn(n int) uint16 {
 	switch s.Kind {
 	case Telemetry:

@@ -7,6 +7,9 @@ import "time"
 // Writers fill Stream, Type, ID, Schema and Payload. Position and Received are
 // the log's to set; a writer's values there are ignored, but for Received in
 // the replay of a dead letter (see LetterID.Replay).
+//
+// A log may give its readers events that share memory with others that came with
+// them: who keeps Stream or Payload of one for long clones it.
 type Event struct {
 	Stream Stream
 
@@ -31,3 +34,6 @@ type Event struct {
 	// Received is the arrival time, UTC, as the log stamped it. Set by the log.
 	Received time.Time
 }
+
+// Cursor returns where a reader goes on that has dealt with the event.
+func (e *Event) Cursor() Cursor { return Cursor{Position: e.Position, ID: e.ID} }

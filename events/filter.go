@@ -20,20 +20,15 @@ func (f Filter) Matches(e *Event) bool {
 		(f.Type == "" || e.Type == f.Type)
 }
 
-// Partitions returns those of a log's partitions that may hold wanted events.
-func (f Filter) Partitions(all []uint16) []uint16 {
-	telemetry := 0
-	for _, p := range all {
-		if p < ControlPartition {
-			telemetry++
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(p uint16) bool {
+// Partitions returns those of a log's partitions that may hold wanted events,
+// ascending: the events of one device come in this order.
+func (f Filter) Partitions(l Layout) []uint16 {
+	return slices.DeleteFunc(l.Partitions(), func(p uint16) bool {
 		kinds := f.of(p)
 		if kinds != nil && len(kinds) == 0 {
 			return true
 		}
-		return f.ID != "" && p < ControlPartition && p != PartitionOf(Slot(f.ID), telemetry)
+		return f.ID != "" && p < ControlPartition && !l.Passes(Slot(f.ID), p)
 	})
 }
 

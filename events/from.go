@@ -36,6 +36,15 @@ func Since(at time.Time) From { return From{mode: fromSince, at: at.UTC()} }
 // log: better give the one that was read.
 func After(last Cursor) From { return From{mode: fromAfter, last: last} }
 
+// Last returns the event after which From begins; false when it is not After.
+func (f From) Last() (Cursor, bool) { return f.last, f.mode == fromAfter }
+
+// Start returns the moment since which From begins, the zero time for Beginning;
+// false when it is neither.
+func (f From) Start() (since time.Time, ok bool) {
+	return f.at, f.mode == fromBeginning || f.mode == fromSince
+}
+
 // Locator is the part of a log that From needs; logs call Locate with it.
 type Locator interface {
 	// Bounds returns the first position that was not purged and the newest that

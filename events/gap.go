@@ -15,10 +15,20 @@ const (
 	gapCheck = 100 * time.Millisecond
 )
 
+// A Whole is a log that reaches back beyond what was purged, or says what is
+// missing: nobody has to look for a gap in what it hands over.
+type Whole interface {
+	Log
+	Whole()
+}
+
 // guarded is Log.Select for those whom retention does not wait for: a reader that
 // is overtaken by a purge is told, at the latest with the event after the next.
 // A log hands over what is left after a gap as if there had been none.
 func guarded(ctx context.Context, l Log, partition uint16, after Cursor, only Filter) iter.Seq2[Event, error] {
+	if whole, ok := l.(Whole); ok {
+		return whole.Select(ctx, partition, after, only)
+	}
 	return func(yield func(Event, error) bool) {
 		g := gap{log: l, verified: after.Position, last: after.Position}
 		for e, err := range l.Select(ctx, partition, after, only) {

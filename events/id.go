@@ -13,12 +13,19 @@ import (
 // 22 characters of unpadded base64url. Repeats are only ever looked for within
 // one device, so a device can at most repeat itself.
 func DeriveID(device, typ string, payload []byte) string {
+	var id [DerivedLength]byte
+	return string(AppendDerivedID(id[:0], device, typ, payload))
+}
+
+// DerivedLength is how many bytes an id of DeriveID has.
+const DerivedLength = 22
+
+// AppendDerivedID appends what DeriveID returns.
+func AppendDerivedID(to []byte, device, typ string, payload []byte) []byte {
 	var stack [192]byte
 	seed := append(append(append(stack[:0], device...), 0), typ...)
 	sum := xxh3.Hash128Seed(payload, xxh3.Hash(seed)).Bytes()
-	var id [22]byte
-	base64.RawURLEncoding.Encode(id[:], sum[:])
-	return string(id[:])
+	return base64.RawURLEncoding.AppendEncode(to, sum[:])
 }
 
 // UniqueID returns an id that no other event has: 128 random bits, for

@@ -30,8 +30,9 @@ type Log interface {
 	Enqueue(ctx context.Context, e Event, done func(error)) error
 
 	// Read yields the events of one stream up to and including upTo (Latest:
-	// all there are now), oldest first. It yields *TruncatedError when the
-	// partition was purged: what is left of the stream may not be all of it.
+	// all there are now; EndOf: those of a partition), oldest first, in a log that
+	// was split along all its partitions. It yields *TruncatedError when one of
+	// these was purged: what is left of the stream may not be all of it.
 	Read(ctx context.Context, s Stream, upTo Position) iter.Seq2[Event, error]
 
 	// ReadAfter yields what Read does, but only what comes after a position:
@@ -50,6 +51,10 @@ type Log interface {
 	// cheaper than Follow where those are few.
 	Select(ctx context.Context, partition uint16, after Cursor, only Filter) iter.Seq2[Event, error]
 
+	// Scan yields of what Select does the events up to and including a sequence,
+	// and ends there, or where the partition ends now.
+	Scan(ctx context.Context, partition uint16, after Cursor, upTo uint64, only Filter) iter.Seq2[Event, error]
+
 	// Locate returns the cursor after which a reader that begins there goes on.
 	//
 	// Errors, both of After: *TruncatedError when events after it were already
@@ -66,6 +71,10 @@ type Log interface {
 	// Partitions lists all partitions of the log, ascending: telemetry first,
 	// then control, then dead letters.
 	Partitions() []uint16
+
+	// Layout tells which of them have which devices, and had them before. A reader
+	// of all of a device's events reads them in that order.
+	Layout() Layout
 
 	// Close stores what was enqueued, then stops. It is idempotent.
 	Close() error

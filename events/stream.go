@@ -33,6 +33,12 @@ type Stream struct {
 	Name string
 }
 
+// Covers tells whether the events of another stream are among those of s: of a
+// device's telemetry the replays of its dead letters are.
+func (s Stream) Covers(o Stream) bool {
+	return o == s || s.Name == "" && (s.Kind == DeadLetter || s.Kind == Telemetry) && o.Kind == s.Kind && o.ID == s.ID
+}
+
 func (s Stream) String() string {
 	if s.Name == "" {
 		return string(s.Kind) + "/" + s.ID

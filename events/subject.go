@@ -20,8 +20,9 @@ func Slot(id string) uint8 {
 	return uint8(h ^ h>>8)
 }
 
-// PartitionOf returns which of n telemetry partitions holds a slot. Ranges are
-// contiguous and differ in size by at most one slot.
+// PartitionOf returns which of n telemetry partitions holds a slot in a log that
+// was never split; Layout knows those that were. Ranges are contiguous and differ
+// in size by at most one slot.
 func PartitionOf(slot uint8, n int) uint16 {
 	return uint16(int(slot) * n / Slots)
 }

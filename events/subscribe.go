@@ -15,7 +15,8 @@ type Subscription struct {
 
 	// After goes on exactly after what it says, partition by partition; it is
 	// what the subscription's cursors were. Partitions that it doesn't name
-	// begin at From.
+	// begin at From; those that a split has made of one that it names, with their
+	// first event.
 	After Cursors
 	From  From
 }
@@ -24,11 +25,17 @@ type Subscription struct {
 // those of Log.Locate, and ErrInvalid when After names a partition that holds
 // nothing of what is wanted.
 func (s Subscription) Start(ctx context.Context, l Log) (Cursors, error) {
-	start := Cursors{}
-	for _, p := range s.Filter.Partitions(l.Partitions()) {
+	start, layout := Cursors{}, l.Layout()
+	for _, p := range s.Filter.Partitions(layout) {
 		from := s.From
 		if last, ok := s.After[p]; ok {
 			from = After(last)
+		} else if s.Follows(layout, p) {
+			b, err := l.Bounds(ctx, p)
+			if err != nil {
+				return nil, err
+			}
+			from = After(Cursor{Position: Position{Epoch: b.Oldest.Epoch, Partition: p}})
 		}
 		c, err := l.Locate(ctx, p, from)
 		if err != nil {
@@ -44,10 +51,21 @@ func (s Subscription) Start(ctx context.Context, l Log) (Cursors, error) {
 	return start, nil
 }
 
+// Follows tells of a partition that After doesn't name, but one from which a split
+// has made it: After is of before, and what came since begins with the partition.
+func (s Subscription) Follows(l Layout, partition uint16) bool {
+	for seam, ok := l.Seam(partition); ok; seam, ok = l.Seam(seam.From) {
+		if _, named := s.After[seam.From]; named {
+			return true
+		}
+	}
+	return false
+}
+
 // Subscribe yields the wanted events of all partitions that hold some: the
 // history, then each new one, until ctx ends (then the sequence just ends).
-// The events of one partition, and so of one device, come in the order of the
-// log; between partitions there is no order.
+// The events of one partition, and those of one device, come in the order of the
+// log; between devices of different partitions there is no order.
 //
 // It reads no faster than the sequence is taken: a slow reader holds up
 // nobody, and at most some MiB a partition for itself. Any error is the last:
@@ -92,9 +110,9 @@ func (f Filter) Follow(ctx context.Context, l Log, after Cursors) iter.Seq2[Even
 		defer readers.Wait()
 		defer cancel()
 		items := make(chan item)
-		for p, c := range after {
+		for _, seq := range after.alongSeams(ctx, l, f) {
 			readers.Go(func() {
-				for e, err := range guarded(ctx, l, p, c, f) {
+				for e, err := range seq {
 					select {
 					case items <- item{e, err}:
 					case <-ctx.Done():

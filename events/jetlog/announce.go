@@ -39,7 +39,7 @@ func (l *Log) Announce(ctx context.Context) {
 		return
 	}
 	var all sync.WaitGroup
-	for p := range uint16(l.cfg.Partitions) {
+	for p := range uint16(l.layout.Telemetry()) {
 		a := &announcer{Log: l, partition: p, last: map[string]uint64{}}
 		all.Go(func() { a.run(ctx) })
 	}

@@ -57,19 +57,38 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 		if stream.Kind == events.Telemetry && stream.Name == "" {
 			return fail(fmt.Errorf("telemetry carries no expectation: %w", events.ErrInvalid))
 		}
+		if err := l.fresh(ctx, stream, expect); err != nil {
+			return events.Position{}, err
+		}
 		msgs[0].Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(seq, 10))
 	}
 	seq, err := l.publish(ctx, msgs)
 	if err != nil {
 		return events.Position{}, l.appendError(ctx, stream, expect, err)
 	}
-	partition := stream.PartitionIn(l.cfg.Partitions)
+	partition := l.layout.Of(stream)
 	if s := l.syncs[partition]; s != nil {
 		if err := s.sync(); err != nil {
 			return fail(fmt.Errorf("%w: %w", events.ErrUnknown, err))
 		}
 	}
 	return events.Position{Epoch: l.epochs[partition], Partition: partition, Seq: seq}, nil
+}
+
+// fresh holds the expectation against partitions in which the stream was before the
+// log was split: they take nothing of it any more, so it cannot come to be there.
+func (l *Log) fresh(ctx context.Context, stream events.Stream, expect events.Expect) error {
+	way := l.layout.Way(l.layout.Of(stream))
+	for _, before := range way[:len(way)-1] {
+		last, err := l.lastIn(ctx, before.Partition, stream)
+		switch {
+		case err != nil:
+			return fmt.Errorf("append %s: look for it in partition %d: %w", stream, before.Partition, err)
+		case last > 0:
+			return &events.ConflictError{Stream: stream, Expected: expect, Actual: last}
+		}
+	}
+	return nil
 }
 
 // publish stores the messages, all or none, and returns the last one's sequence.
@@ -107,7 +126,11 @@ func (l *Log) appendError(ctx context.Context, stream events.Stream, expect even
 
 // last returns the sequence of a control stream's newest event, 0 without one.
 func (l *Log) last(ctx context.Context, stream events.Stream) (uint64, error) {
-	s, err := l.reader.Stream(ctx, streamName(stream.PartitionIn(l.cfg.Partitions)))
+	return l.lastIn(ctx, l.layout.Of(stream), stream)
+}
+
+func (l *Log) lastIn(ctx context.Context, partition uint16, stream events.Stream) (uint64, error) {
+	s, err := l.reader.Stream(ctx, streamName(partition))
 	if err != nil {
 		return 0, err
 	}

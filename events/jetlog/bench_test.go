@@ -3,7 +3,9 @@ package jetlog
 import (
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -82,7 +84,7 @@ func BenchmarkFollow(b *testing.B) {
 	wg.Wait()
 	b.Run("follow", func(b *testing.B) {
 		b.ReportAllocs()
-		n := 0
+		n, before := 0, cpu(b)
 		for b.Loop() {
 			for range l.Follow(b.Context(), 0, events.Cursor{}) {
 				if n++; n%stored == 0 {
@@ -90,7 +92,23 @@ func BenchmarkFollow(b *testing.B) {
 				}
 			}
 		}
-		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+		report(b, before, n)
+	})
+	b.Run("tapped", func(b *testing.B) {
+		l := open(b, Config{Publish: connect(b, s, nats.InProcessServer(s)), Read: connect(b, s, Tapped()), Durability: OS})
+		b.ReportAllocs()
+		n, before := 0, cpu(b)
+		for b.Loop() {
+			for _, err := range l.Follow(b.Context(), 0, events.Cursor{}) {
+				if err != nil {
+					b.Fatal(err)
+				}
+				if n++; n%stored == 0 {
+					break
+				}
+			}
+		}
+		report(b, before, n)
 	})
 	b.Run("inspect", func(b *testing.B) {
 		b.ReportAllocs()
@@ -132,7 +150,7 @@ func BenchmarkFollow(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportAllocs()
-		n := 0
+		n, before := 0, cpu(b)
 		for b.Loop() {
 			c, err := js.OrderedConsumer(b.Context(), "TELEMETRY_0", jetstream.OrderedConsumerConfig{})
 			if err != nil {
@@ -152,8 +170,24 @@ func BenchmarkFollow(b *testing.B) {
 			}
 			msgs.Stop()
 		}
-		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+		report(b, before, n)
 	})
+}
+
+// cpu is what this process, and the server in it, has used so far.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+func report(b *testing.B, before time.Duration, n int) {
+	b.Helper()
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/event")
 }
 
 func sample() []events.Event {

@@ -35,6 +35,7 @@ type committer struct {
 	waiting  int           // queued or on their way
 	space    chan struct{} // closed and replaced when waiting shrinks
 	stopping bool
+	moved    *events.Layout    // what the log was split into without this process; nil: it was not
 	byID     map[string]*batch // on their way
 
 	wake  chan struct{}
@@ -123,7 +124,7 @@ func (l *Log) Enqueue(ctx context.Context, e events.Event, done func(error)) err
 	if limit := l.maxPayload(); len(e.Payload) > limit {
 		return fmt.Errorf("enqueue %s: %d bytes, at most %d: %w", e.Stream, len(e.Payload), limit, events.ErrTooLarge)
 	}
-	return l.groups[e.Stream.PartitionIn(l.cfg.Partitions)].enqueue(ctx, item{event: e, done: done})
+	return l.groups[l.layout.Of(e.Stream)].enqueue(ctx, item{event: e, done: done})
 }
 
 // maxPayload leaves room for the headers in what the server takes.
@@ -132,6 +133,10 @@ func (l *Log) maxPayload() int { return int(l.cfg.Publish.MaxPayload()) - 1024 }
 func (c *committer) enqueue(ctx context.Context, it item) error {
 	for {
 		c.mu.Lock()
+		if moved := c.moved; moved != nil && moved.Of(it.event.Stream) != c.partition {
+			c.mu.Unlock()
+			return fmt.Errorf("enqueue %s: %w", it.event.Stream, errMoved(*moved))
+		}
 		if c.stopping {
 			c.mu.Unlock()
 			return fmt.Errorf("enqueue %s: %w", it.event.Stream, events.ErrClosed)

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/tachograph/tachograph/events"
 )
 
 // Durability is what an acknowledged event survives.
@@ -50,7 +52,7 @@ type Config struct {
 	StoreDir string
 	Account  string
 
-	Partitions int   // of telemetry, 1 to 256; 0 is 1. Fixed when the streams are created.
+	Partitions int   // of telemetry, 1 to 256; 0 is 1. A log that has another number is refused; see Split.
 	Replicas   int   // of every stream; 0 is 1
 	MaxBytes   int64 // of every stream; 0 is no limit but the disk's
 	Window     int   // events enqueued and not yet acknowledged, per partition; 0 is 32,768
@@ -64,7 +66,18 @@ type Config struct {
 	// Log.BeginRefill. Any other use of such a log is refused.
 	Refill bool
 
+	// Seams are those that splits of a log which is being refilled shall have: what
+	// they were, not where it ends now.
+	Seams map[uint16]events.Seam
+
 	Logger *slog.Logger
+
+	// Sync has everything that a server of this host has written reach the disk.
+	// It is called after each step of a split; nil where that is the server's own matter.
+	Sync func() error
+
+	// Fault, for tests, is asked before each step of Split; its error is the step's.
+	Fault func(step string) error
 
 	// BeforeSync and AfterSync, for tests, are called around every fsync of a
 	// stream with the paths that it covers.
@@ -83,6 +96,9 @@ func (c *Config) complete() error {
 	}
 	if c.Window == 0 {
 		c.Window = 32768
+	}
+	if c.Fault == nil {
+		c.Fault = func(string) error { return nil }
 	}
 	if c.Account == "" {
 		c.Account = "$G"

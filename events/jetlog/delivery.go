@@ -2,7 +2,7 @@ package jetlog
 
 import (
 	"fmt"
-	"strconv"
+	"math"
 	"time"
 )
 
@@ -27,15 +27,23 @@ func metadata(reply string) (seq, delivery uint64, at time.Time, err error) {
 	if n < field+3 {
 		return 0, 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
 	}
-	if seq, err = strconv.ParseUint(reply[dots[field-1]+1:dots[field]], 10, 64); err != nil {
-		return 0, 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+	seq, ok := number(reply[dots[field-1]+1 : dots[field]])
+	delivery, okDelivery := number(reply[dots[field]+1 : dots[field+1]])
+	nanos, okNanos := number(reply[dots[field+1]+1 : dots[field+2]])
+	if !ok || !okDelivery || !okNanos {
+		return 0, 0, at, fmt.Errorf("delivery %q: not a JetStream delivery", reply)
 	}
-	if delivery, err = strconv.ParseUint(reply[dots[field]+1:dots[field+1]], 10, 64); err != nil {
-		return 0, 0, at, fmt.Errorf("delivery %q: %w", reply, err)
+	return seq, delivery, time.Unix(0, int64(nanos)).UTC(), nil
+}
+
+// number reads decimal digits, of a number that an int64 could hold.
+func number(s string) (n uint64, ok bool) {
+	for i := 0; i < len(s); i++ {
+		d := s[i] - '0'
+		if d > 9 {
+			return 0, false
+		}
+		n = 10*n + uint64(d)
 	}
-	nanos, err := strconv.ParseInt(reply[dots[field+1]+1:dots[field+2]], 10, 64)
-	if err != nil {
-		return 0, 0, at, fmt.Errorf("delivery %q: %w", reply, err)
-	}
-	return seq, delivery, time.Unix(0, nanos).UTC(), nil
+	return n, s != "" && len(s) <= 19 && n <= math.MaxInt64
 }

@@ -94,7 +94,11 @@ func (d *disk) pull(t *testing.T, from, to string) {
 // moments, and finds every event that was acknowledged by then, byte for byte,
 // in a log that has nothing but what was synced.
 func TestPowerFailure(t *testing.T) {
-	for run := range 4 {
+	runs := 4
+	if testing.Short() {
+		runs = 1
+	}
+	for run := range runs {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()

@@ -60,8 +60,8 @@ func (l *Log) follow(ctx context.Context, partition uint16, after events.Cursor,
 				}
 				return
 			}
-			renewed := false
-			for e, err := range l.scan(ctx, partition, after.Position.Seq+1, only.Subjects(partition), pull, &reconnects) {
+			renewed, before := false, after
+			for e, err := range l.reading(ctx, partition, after.Position.Seq+1, only, pull, &reconnects) {
 				var start startError
 				if again && errors.As(err, &start) && pause(ctx) == nil {
 					err = errRenewed
@@ -79,11 +79,20 @@ func (l *Log) follow(ctx context.Context, partition uint16, after events.Cursor,
 					return
 				}
 			}
-			if !renewed {
+			if !renewed || after == before && pause(ctx) != nil { // a server that gives nothing is not asked again at once
 				return
 			}
 		}
 	}
+}
+
+// reading is the scan of one follower.
+func (l *Log) reading(ctx context.Context, partition uint16, from uint64, only events.Filter, pull jetstream.PullMessagesOpt, reconnects *uint64) iter.Seq2[events.Event, error] {
+	subjects := only.Subjects(partition)
+	if pull == pullMessages && partition < events.ControlPartition && tapOf(l.cfg.Read) != nil {
+		return l.scanTapped(ctx, partition, from, reconnects)
+	}
+	return l.scan(ctx, partition, from, subjects, pull, reconnects)
 }
 
 // verify holds the cursor against the log: the event at its position must
@@ -194,10 +203,14 @@ func (l *Log) deliver(ctx context.Context, partition uint16, from uint64, subjec
 			return
 		}
 		defer msgs.Stop()
+		// Stop ends a client that is making its consumer anew; while it does, it can
+		// also miss the subscription that is about to take the old one's place, and
+		// the context alone ends the wait for that one.
 		stop := context.AfterFunc(ctx, msgs.Stop)
 		defer stop()
+		within := jetstream.NextContext(ctx)
 		for {
-			msg, err := msgs.Next()
+			msg, err := msgs.Next(within)
 			if err != nil {
 				if errors.Is(err, jetstream.ErrNoHeartbeat) {
 					continue // the client has already asked again

@@ -55,13 +55,17 @@ func TestLog(t *testing.T) {
 		name       string
 		durability Durability
 		here       bool // the server's files are ours to sync
-	}{{"Disk", Disk, true}, {"DiskElsewhere", Disk, false}, {"OS", OS, true}, {"Fast", Fast, true}} {
+		read       []nats.Option
+	}{
+		{"Disk", Disk, true, nil}, {"DiskElsewhere", Disk, false, nil}, {"OS", OS, true, nil}, {"Fast", Fast, true, nil},
+		{"Tapped", OS, true, []nats.Option{Tapped()}},
+	} {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
 			logtest.Run(t, func(t *testing.T, partitions int) events.Log {
 				dir := t.TempDir()
 				s := startServer(t, dir, !way.here)
-				cfg := Config{Publish: connect(t, s, nats.InProcessServer(s)), Read: connect(t, s), Durability: way.durability, Partitions: partitions}
+				cfg := Config{Publish: connect(t, s, nats.InProcessServer(s)), Read: connect(t, s, way.read...), Durability: way.durability, Partitions: partitions}
 				if way.here {
 					cfg.StoreDir = dir
 				}

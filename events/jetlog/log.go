@@ -16,6 +16,7 @@ type Log struct {
 	cfg    Config
 	js     jetstream.JetStream // over cfg.Publish
 	reader jetstream.JetStream // over cfg.Read
+	layout events.Layout
 	epochs map[uint16]uint32
 	syncs  map[uint16]*blockFiles // Disk on this host only
 	groups []*committer           // one per telemetry partition
@@ -42,6 +43,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if l.reader, err = jetstream.New(cfg.Read); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
+	if l.layout, err = l.openLayout(ctx); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
 	for _, p := range l.Partitions() {
 		if l.epochs[p], err = l.openStream(ctx, p); err != nil {
 			return nil, fmt.Errorf("open log: %w", err)
@@ -52,7 +56,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 			}
 		}
 	}
-	for p := range uint16(cfg.Partitions) {
+	for p := range uint16(l.layout.Telemetry()) {
 		c, err := startCommitter(l, p)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open log: %w", err), l.Close())
@@ -63,7 +67,10 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 }
 
 // Partitions implements events.Log.
-func (l *Log) Partitions() []uint16 { return events.PartitionsOf(l.cfg.Partitions) }
+func (l *Log) Partitions() []uint16 { return l.layout.Partitions() }
+
+// Layout implements events.Log.
+func (l *Log) Layout() events.Layout { return l.layout }
 
 // Durability returns what acknowledged events survive, and whether that is
 // known: Disk on a server elsewhere depends on its sync_interval, which a

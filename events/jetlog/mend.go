@@ -52,9 +52,10 @@ func (c *committer) mend(b *batch) {
 				time.Sleep(min(time.Duration(attempt+1)*100*time.Millisecond, 2*time.Second))
 				continue
 			}
-			missing = still
+			missing = c.refuseMoved(b, still)
 		case attempt > 0: // alone it may be refused for a reason of its own
 			time.Sleep(min(time.Duration(attempt)*50*time.Millisecond, 2*time.Second))
+			missing = c.refuseMoved(b, missing)
 		}
 		missing, err = c.sendAgain(b, missing)
 	}
@@ -95,6 +96,43 @@ func (c *committer) sendAgain(b *batch, missing []int) ([]int, error) {
 	return rest, part.err
 }
 
+// refuseMoved refuses to their senders those of the missing items that the log takes
+// elsewhere since it was split by somebody else: they are not in it, and no stream
+// takes them from this process, which must be started anew. It returns the others.
+func (c *committer) refuseMoved(b *batch, missing []int) []int {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	s, err := c.l.js.Stream(ctx, c.stream)
+	if err != nil {
+		return missing // the next attempt finds out
+	}
+	chain := s.CachedInfo().Config.Metadata[metaPartitions]
+	counts, err := events.ParseCounts(chain)
+	if err != nil || chain == c.l.layout.String() {
+		return missing
+	}
+	now := numbers(counts)
+	c.mu.Lock()
+	if c.moved == nil {
+		c.l.cfg.Logger.Error("the log was split; messages of devices that moved are refused until this process is started anew", "stream", c.stream, "partitions", now.Telemetry())
+	}
+	c.moved = &now
+	c.mu.Unlock()
+	rest := missing[:0:0]
+	for _, i := range missing {
+		if now.Of(b.items[i].event.Stream) != c.partition {
+			b.outcomes[i] = errMoved(now)
+			continue
+		}
+		rest = append(rest, i)
+	}
+	return rest
+}
+
+func errMoved(now events.Layout) error {
+	return fmt.Errorf("the log was split into %d telemetry partitions (remedy: start this process anew with --partitions %d): %w", now.Telemetry(), now.Telemetry(), events.ErrClosed)
+}
+
 // lookFor returns which of the missing items are not in the stream. It waits
 // until the server answers, so that nothing that was sent before is still on
 // its way: the barrier is an append that the server must refuse, and it takes
@@ -105,7 +143,7 @@ func (c *committer) lookFor(b *batch, missing []int) ([]int, error) {
 	if err := c.l.cfg.Publish.FlushWithContext(ctx); err != nil {
 		return nil, fmt.Errorf("reach the server: %w", err)
 	}
-	barrier := &nats.Msg{Subject: b.items[missing[0]].event.Subject(), Header: nats.Header{}}
+	barrier := &nats.Msg{Subject: fillerSubject(c.partition, c.l.layout), Header: nats.Header{}}
 	barrier.Header.Set(nats.ExpectedStreamHdr, "barrier")
 	if _, err := c.l.cfg.Publish.RequestMsgWithContext(ctx, barrier); err != nil {
 		return nil, fmt.Errorf("barrier: %w", err)

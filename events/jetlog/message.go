@@ -3,6 +3,7 @@ package jetlog
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,42 +44,79 @@ func headerOf(e *events.Event) nats.Header {
 
 // A decoder turns messages into events. Their strings are parts of the subject:
 // on a stream of many devices reading a subject takes a third of the time that
-// remembering it would take.
+// remembering it would take. Only types, of which there are few, are remembered.
 type decoder struct {
 	epoch     uint32
 	partition uint16
+	typ       string // of the event before
+	types     map[string]string
+	ids       []byte // see derived
+}
+
+// remembered is how many types are remembered; devices may invent them.
+const remembered = 256
+
+// known returns a type that has memory of its own.
+func (d *decoder) known(typ string) string {
+	if typ == d.typ {
+		return d.typ
+	}
+	own, ok := d.types[typ]
+	if !ok {
+		if d.types == nil || len(d.types) >= remembered {
+			d.types = map[string]string{}
+		}
+		own = strings.Clone(typ)
+		d.types[own] = own
+	}
+	d.typ = own
+	return own
+}
+
+// idsAtOnce is how many derived ids share their memory, which lasts as long as one
+// of them is known; an allocation for each costs more than making it.
+const idsAtOnce = 8
+
+// derived is events.DeriveID.
+func (d *decoder) derived(device, typ string, payload []byte) string {
+	if cap(d.ids)-len(d.ids) < events.DerivedLength {
+		d.ids = make([]byte, 0, idsAtOnce*events.DerivedLength)
+	}
+	from := len(d.ids)
+	d.ids = events.AppendDerivedID(d.ids, device, typ, payload)
+	return text(d.ids[from:])
 }
 
 func (d *decoder) decode(subject string, h nats.Header, data []byte, seq uint64, at time.Time) (events.Event, error) {
+	return d.decodeEnvelope(subject, envelopeOf(h), data, seq, at)
+}
+
+func (d *decoder) decodeEnvelope(subject string, h envelope, data []byte, seq uint64, at time.Time) (events.Event, error) {
 	stream, typ, schema, err := events.ParseSubject(subject)
 	if err != nil {
 		return events.Event{}, fmt.Errorf("event %d: %w", seq, err)
 	}
+	if typ == "" {
+		typ = h.typ
+	}
 	e := events.Event{
-		Stream: stream, Type: typ, Schema: schema, Payload: data, Received: at,
+		Stream: stream, Type: d.known(typ), ID: h.id, Schema: schema, Payload: data, Received: at,
 		Position: events.Position{Epoch: d.epoch, Partition: d.partition, Seq: seq},
 	}
-	if h == nil {
-		e.ID = events.DeriveID(e.Stream.ID, e.Type, e.Payload)
-		return e, nil
+	if e.ID == "" {
+		e.ID = d.derived(e.Stream.ID, typ, e.Payload)
 	}
-	if e.ID = h.Get(headerID); e.ID == "" {
-		e.ID = events.DeriveID(e.Stream.ID, e.Type, e.Payload)
-	}
-	if e.Type == "" {
-		e.Type = h.Get(headerType)
-	}
-	if v := h.Get(headerSchema); v != "" {
-		n, err := strconv.ParseUint(v, 10, 32)
+	if h.schema != "" {
+		n, err := strconv.ParseUint(h.schema, 10, 32)
 		if err != nil {
-			return e, fmt.Errorf("event %d: schema version %q: %w", seq, v, events.ErrInvalid)
+			return e, fmt.Errorf("event %d: schema version %q: %w", seq, h.schema, events.ErrInvalid)
 		}
 		e.Schema = uint32(n)
 	}
-	if v := h.Get(headerReceived); v != "" {
-		t, err := time.Parse(time.RFC3339Nano, v)
+	if h.received != "" {
+		t, err := time.Parse(time.RFC3339Nano, h.received)
 		if err != nil {
-			return e, fmt.Errorf("event %d: arrival time %q: %w", seq, v, events.ErrInvalid)
+			return e, fmt.Errorf("event %d: arrival time %q: %w", seq, h.received, events.ErrInvalid)
 		}
 		e.Received = t.UTC()
 	}

@@ -82,7 +82,7 @@ func (l *Log) Refill(ctx context.Context, upTo events.Position, read func(after 
 	if err != nil {
 		return fail(err)
 	}
-	r := refill{committer: c, at: s.CachedInfo().State.LastSeq, tell: tell, filler: fillerSubject(upTo.Partition, l.cfg.Partitions)}
+	r := refill{committer: c, at: s.CachedInfo().State.LastSeq, tell: tell, filler: fillerSubject(upTo.Partition, l.layout)}
 	err = r.run(ctx, s, upTo, read)
 	if stopped := c.stop(); err == nil {
 		err = stopped
@@ -129,7 +129,7 @@ func (r *refill) event(ctx context.Context, s jetstream.Stream, e events.Event, 
 	if err := e.Validate(); err != nil {
 		return fmt.Errorf("event at %s: %w", e.Position, err)
 	}
-	if p := e.Stream.PartitionIn(r.l.cfg.Partitions); p != upTo.Partition || e.Position.Epoch != upTo.Epoch || e.Position.Partition != p {
+	if p := r.l.layout.Of(e.Stream); p != upTo.Partition || e.Position.Epoch != upTo.Epoch || e.Position.Partition != p {
 		return fmt.Errorf("event at %s of %s belongs to partition %d of epoch %d: %w", e.Position, e.Stream, p, upTo.Epoch, events.ErrInvalid)
 	}
 	if limit := r.l.maxPayload(); len(e.Payload) > limit {
@@ -202,18 +202,14 @@ func (r *refill) flush() error {
 
 // fillerSubject is a subject of a partition that no event has. What is stored
 // under it only counts the sequence up, and goes when the partition is full.
-func fillerSubject(partition uint16, partitions int) string {
+func fillerSubject(partition uint16, layout events.Layout) string {
 	switch partition {
 	case events.ControlPartition:
 		return "fact.0.gap.="
 	case events.DeadLetterPartition:
 		return "dead.0.=.=.="
 	}
-	slot := 0
-	for events.PartitionOf(uint8(slot), partitions) != partition {
-		slot++
-	}
-	return "in." + strconv.Itoa(slot) + ".=.=.gap"
+	return "in." + strconv.Itoa(int(layout.SlotsOf(partition)[0])) + ".=.=.gap"
 }
 
 // EndRefill opens the log to everybody. sync is called before: what was refilled

@@ -109,7 +109,7 @@ func selects(t *testing.T, open Open) {
 			for _, typ := range []string{"", "position", "added"} {
 				f := events.Filter{Kinds: kinds, ID: id, Type: typ}
 				got := 0
-				for _, p := range f.Partitions(l.Partitions()) {
+				for _, p := range f.Partitions(l.Layout()) {
 					var want []events.Event
 					for i := range all {
 						if all[i].Position.Partition == p && f.Matches(&all[i]) {

@@ -197,6 +197,25 @@ func appendAndRead(t *testing.T, open Open) {
 			t.Fatalf("position %v, append said %v", got[i].Position, positions[i])
 		}
 	}
+	for seq := range tailOf(t, l).Seq + 3 { // one position at a time, and beyond the end
+		var alone []events.Event
+		for e, err := range l.ReadAfter(ctx, want[0].Stream, events.Position{Seq: seq}, events.Position{Seq: seq + 1}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			alone = append(alone, e)
+		}
+		i := slices.IndexFunc(positions, func(p events.Position) bool { return p.Seq == seq+1 })
+		switch {
+		case i < 0 && len(alone) > 0, i >= 0 && len(alone) != 1:
+			t.Fatalf("%d is read alone as %v", seq+1, alone)
+		case i >= 0:
+			same(t, alone[0], want[i])
+			if alone[0].Position != positions[i] || !alone[0].Received.Equal(got[i].Received) {
+				t.Fatalf("alone %+v, among others %+v", alone[0], got[i])
+			}
+		}
+	}
 	if got := readAll(t, l, want[0].Stream, positions[2]); len(got) != 3 {
 		t.Fatalf("up to the third: %d events", len(got))
 	}
@@ -207,6 +226,15 @@ func appendAndRead(t *testing.T, open Open) {
 	if err != nil || tail.Seq != 10 {
 		t.Fatalf("tail %v, %v", tail, err)
 	}
+}
+
+func tailOf(t *testing.T, l events.Log) events.Position {
+	t.Helper()
+	tail, err := l.Tail(t.Context(), events.ControlPartition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tail
 }
 
 func expectations(t *testing.T, open Open) {

@@ -14,9 +14,9 @@ func (l *Log) Locate(_ context.Context, partition uint16, from events.From) (eve
 		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
 	}
 	l.mu.Lock()
-	evs, purged := l.partitions[partition], l.purged[partition]
+	evs, purged, epoch := l.partitions[partition], l.purged[partition], l.at(partition, 0).Epoch
 	l.mu.Unlock()
-	c, err := from.Locate(locator{partition, evs, purged})
+	c, err := from.Locate(locator{partition, epoch, evs, purged})
 	if err != nil {
 		return events.Cursor{}, fmt.Errorf("locate %s in partition %d: %w", from, partition, err)
 	}
@@ -25,6 +25,7 @@ func (l *Log) Locate(_ context.Context, partition uint16, from events.From) (eve
 
 type locator struct {
 	partition uint16
+	epoch     uint32
 	evs       []events.Event // immutable, as far as it goes
 	purged    uint64
 }
@@ -32,7 +33,7 @@ type locator struct {
 // Bounds implements events.Locator.
 func (l locator) Bounds() (oldest, newest events.Position, err error) {
 	at := func(seq uint64) events.Position {
-		return events.Position{Epoch: 1, Partition: l.partition, Seq: seq}
+		return events.Position{Epoch: l.epoch, Partition: l.partition, Seq: seq}
 	}
 	return at(l.purged + 1), at(uint64(len(l.evs))), nil
 }

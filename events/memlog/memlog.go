@@ -31,6 +31,7 @@ type Log struct {
 	opts Options
 
 	mu         sync.Mutex
+	layout     events.Layout
 	partitions map[uint16][]events.Event
 	changed    chan struct{}              // closed and replaced when something is appended
 	purged     map[uint16]uint64          // up to and with this sequence
@@ -56,7 +57,7 @@ func New(opts Options) *Log {
 	if opts.Fault == nil {
 		opts.Fault = func(string) error { return nil }
 	}
-	l := &Log{opts: opts, partitions: map[uint16][]events.Event{}, purged: map[uint16]uint64{}, erased: map[uint16]map[uint64]bool{}, changed: make(chan struct{}), queue: make(chan func(), 4096)}
+	l := &Log{opts: opts, layout: events.NewLayout(opts.Partitions), partitions: map[uint16][]events.Event{}, purged: map[uint16]uint64{}, erased: map[uint16]map[uint64]bool{}, changed: make(chan struct{}), queue: make(chan func(), 4096)}
 	l.callbacks.Add(1)
 	go func() {
 		defer l.callbacks.Done()
@@ -85,7 +86,13 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 		return events.Position{}, fmt.Errorf("append %s: %w", evs[0].Stream, events.ErrClosed)
 	}
 	if seq, expected := expect.Seq(); expected {
-		if last := l.lastOf(evs[0].Stream); last != seq {
+		way := l.layout.Way(l.layout.Of(evs[0].Stream))
+		for _, before := range way[:len(way)-1] {
+			if last := l.lastIn(before.Partition, evs[0].Stream); last > 0 {
+				return events.Position{}, &events.ConflictError{Stream: evs[0].Stream, Expected: expect, Actual: last}
+			}
+		}
+		if last := l.lastIn(l.layout.Of(evs[0].Stream), evs[0].Stream); last != seq {
 			return events.Position{}, &events.ConflictError{Stream: evs[0].Stream, Expected: expect, Actual: last}
 		}
 	}
@@ -143,8 +150,8 @@ func (l *Log) check(evs []events.Event) error {
 }
 
 func (l *Log) store(e events.Event) events.Position {
-	p := e.Stream.PartitionIn(l.opts.Partitions)
-	e.Position = events.Position{Epoch: 1, Partition: p, Seq: uint64(len(l.partitions[p]) + 1)}
+	p := l.layout.Of(e.Stream)
+	e.Position = l.at(p, uint64(len(l.partitions[p])+1))
 	if _, replay := e.Replayed(); !replay {
 		e.Received = l.opts.Now()
 	}
@@ -156,8 +163,13 @@ func (l *Log) store(e events.Event) events.Position {
 	return e.Position
 }
 
-func (l *Log) lastOf(s events.Stream) uint64 {
-	evs := l.partitions[s.PartitionIn(l.opts.Partitions)]
+// at needs the lock, as it knows the epoch.
+func (l *Log) at(partition uint16, seq uint64) events.Position {
+	return events.Position{Epoch: uint32(len(l.layout.Way(partition))), Partition: partition, Seq: seq}
+}
+
+func (l *Log) lastIn(partition uint16, s events.Stream) uint64 {
+	evs := l.partitions[partition]
 	for i := len(evs) - 1; i >= 0; i-- {
 		if evs[i].Stream == s && l.has(evs[i].Position) {
 			return evs[i].Position.Seq
@@ -178,27 +190,84 @@ func (l *Log) ReadAfter(ctx context.Context, s events.Stream, after, upTo events
 			yield(events.Event{}, fmt.Errorf("read %s: %w", s, err))
 			return
 		}
-		l.mu.Lock()
-		partition := s.PartitionIn(l.opts.Partitions)
-		evs, truncated := l.partitions[partition], l.truncated(partition, after.Seq)
-		l.mu.Unlock()
-		if truncated != nil {
-			yield(events.Event{}, fmt.Errorf("read %s: %w", s, truncated))
-			return
+		read := func(partition uint16, after, upTo uint64) iter.Seq2[events.Event, error] {
+			return l.read(ctx, partition, after, upTo, func(e *events.Event) bool { return s.Covers(e.Stream) })
 		}
-		for _, e := range evs[min(after.Seq, uint64(len(evs))):] { // events are immutable and the slice only grows
-			if e.Position.Seq > upTo.Seq || ctx.Err() != nil {
-				return
+		for e, err := range l.Layout().ReadAlong(s, after, upTo, read) {
+			if err != nil {
+				err = fmt.Errorf("read %s: %w", s, err)
 			}
-			if !l.holds(e.Position) {
-				continue
-			}
-			all := s.Name == "" && (s.Kind == events.DeadLetter || s.Kind == events.Telemetry) && e.Stream.Kind == s.Kind && e.Stream.ID == s.ID
-			if (e.Stream == s || all) && !yield(e, nil) {
+			if !yield(e, err) || err != nil {
 				return
 			}
 		}
 	}
+}
+
+// Scan implements events.Log.
+func (l *Log) Scan(ctx context.Context, partition uint16, after events.Cursor, upTo uint64, only events.Filter) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		err := l.opts.Fault("read")
+		if err == nil {
+			err = l.verify(partition, after)
+		}
+		if err != nil {
+			yield(events.Event{}, fmt.Errorf("scan partition %d: %w", partition, err))
+			return
+		}
+		for e, err := range l.read(ctx, partition, after.Position.Seq, upTo, only.Matches) {
+			if err != nil {
+				err = fmt.Errorf("scan partition %d: %w", partition, err)
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// read yields what a partition has after a sequence, up to another or its present
+// end.
+func (l *Log) read(ctx context.Context, partition uint16, after, upTo uint64, wanted func(*events.Event) bool) iter.Seq2[events.Event, error] {
+	return func(yield func(events.Event, error) bool) {
+		l.mu.Lock()
+		evs, truncated := l.partitions[partition], l.truncated(partition, after)
+		l.mu.Unlock()
+		if truncated != nil {
+			yield(events.Event{}, truncated)
+			return
+		}
+		for _, e := range evs[min(after, uint64(len(evs))):] { // events are immutable and the slice only grows
+			if e.Position.Seq > upTo {
+				return
+			}
+			if err := ctx.Err(); err != nil {
+				yield(events.Event{}, err)
+				return
+			}
+			if l.holds(e.Position) && wanted(&e) && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// verify holds a cursor against the log.
+func (l *Log) verify(partition uint16, after events.Cursor) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next, evs := after.Position.Seq, l.partitions[partition]
+	if err := l.truncated(partition, next); err != nil {
+		return err
+	}
+	if next == 0 {
+		return nil
+	}
+	if next > uint64(len(evs)) || after.Position.Epoch != l.at(partition, 0).Epoch ||
+		l.has(evs[next-1].Position) && after.ID != "" && evs[next-1].ID != after.ID {
+		return fmt.Errorf("after %s: %w", after.Position, events.ErrDiverged)
+	}
+	return nil
 }
 
 // Follow implements events.Log.
@@ -210,16 +279,8 @@ func (l *Log) Follow(ctx context.Context, partition uint16, after events.Cursor)
 func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor, only events.Filter) iter.Seq2[events.Event, error] {
 	return func(yield func(events.Event, error) bool) {
 		next := after.Position.Seq
-		l.mu.Lock()
-		evs, truncated := l.partitions[partition], l.truncated(partition, next)
-		gone := next > 0 && next <= uint64(len(evs)) && !l.has(evs[next-1].Position)
-		l.mu.Unlock()
-		if truncated != nil {
-			yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, truncated))
-			return
-		}
-		if next > uint64(len(evs)) || next > 0 && (after.Position.Epoch != 1 || !gone && after.ID != "" && evs[next-1].ID != after.ID) {
-			yield(events.Event{}, fmt.Errorf("follow partition %d after %s: %w", partition, after.Position, events.ErrDiverged))
+		if err := l.verify(partition, after); err != nil {
+			yield(events.Event{}, fmt.Errorf("follow partition %d: %w", partition, err))
 			return
 		}
 		for {
@@ -258,7 +319,7 @@ func (l *Log) Select(ctx context.Context, partition uint16, after events.Cursor,
 func (l *Log) Tail(_ context.Context, partition uint16) (events.Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return events.Position{Epoch: 1, Partition: partition, Seq: uint64(len(l.partitions[partition]))}, nil
+	return l.at(partition, uint64(len(l.partitions[partition]))), nil
 }
 
 // Truncate forgets the events after seq, as a power failure may.
@@ -269,7 +330,26 @@ func (l *Log) Truncate(partition uint16, seq uint64) {
 }
 
 // Partitions implements events.Log.
-func (l *Log) Partitions() []uint16 { return events.PartitionsOf(l.opts.Partitions) }
+func (l *Log) Partitions() []uint16 { return l.Layout().Partitions() }
+
+// Layout implements events.Log.
+func (l *Log) Layout() events.Layout {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.layout
+}
+
+// Split makes it a log of n telemetry partitions, in which readers that are at work
+// do not look. Errors wrap events.ErrInvalid.
+func (l *Log) Split(n int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	layout, err := l.layout.Split(n, func(p uint16) uint64 { return uint64(len(l.partitions[p])) })
+	if err == nil {
+		l.layout = layout
+	}
+	return err
+}
 
 // Close implements events.Log.
 func (l *Log) Close() error {

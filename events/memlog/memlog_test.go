@@ -17,6 +17,14 @@ func TestLog(t *testing.T) {
 	})
 }
 
+func TestSplit(t *testing.T) {
+	logtest.Split(t, func(t *testing.T, partitions int) events.Log {
+		l := New(Options{Partitions: partitions})
+		t.Cleanup(func() { l.Close() })
+		return l
+	}, func(_ *testing.T, l events.Log, n int) (events.Log, error) { return l, l.(*Log).Split(n) })
+}
+
 func TestOvertaken(t *testing.T) {
 	var ago atomic.Int64
 	ago.Store(int64(time.Minute))

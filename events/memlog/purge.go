@@ -10,7 +10,7 @@ import (
 func (l *Log) Bounds(_ context.Context, partition uint16) (events.Bounds, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := events.Position{Epoch: 1, Partition: partition}
+	at := l.at(partition, 0)
 	b := events.Bounds{Oldest: at, Newest: at}
 	b.Oldest.Seq = l.purged[partition] + 1
 	evs := l.partitions[partition]
@@ -60,7 +60,7 @@ func (l *Log) truncated(partition uint16, after uint64) error {
 	if after >= l.purged[partition] {
 		return nil
 	}
-	at := events.Position{Epoch: 1, Partition: partition}
+	at := l.at(partition, 0)
 	asked := at
 	asked.Seq, at.Seq = after, l.purged[partition]+1
 	return &events.TruncatedError{Asked: asked, Oldest: at}
