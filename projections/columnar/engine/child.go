@@ -98,6 +98,9 @@ func ChildMain() error {
 	if err != nil {
 		return fmt.Errorf("load %s: %w", o.Library, err)
 	}
+	if err := guardWrites(o.Library, handle); err != nil {
+		return fmt.Errorf("guard the writes of %s: %w", o.Library, err)
+	}
 	var (
 		setSignalHandlers func(int32)
 		run               func(int32, unsafe.Pointer) unsafe.Pointer

@@ -16,9 +16,12 @@ type Config struct {
 
 	Host                 string // to listen on; "" is 127.0.0.1
 	NativePort, HTTPPort int    // 0: a free one
+	Reserved             bool   // the ports are kept by Reserve
 
 	Database                                       string // the one the users may see; "" is tacho
 	WriterPassword, AnalystPassword, QueryPassword string
+
+	Cluster Cluster
 
 	Query       QueryLimits
 	Memory      int64 // bytes the server may use; 0 is DefaultMemory
@@ -26,6 +29,15 @@ type Config struct {
 	Sync        bool  // sync every part before its insert is acknowledged
 
 	Logger *slog.Logger
+}
+
+// A Cluster is the engines, this one among them, that ask one another through
+// Distributed tables. The zero value is none. It is for tests: whoever may query an
+// engine can read the secret in its folder, and ask the others as anybody.
+type Cluster struct {
+	Name   string
+	Shards []string // the native address of each, host:port
+	Secret string   // by which they know each other; a query is everywhere that of the user who asks
 }
 
 // QueryLimits bound each statement of the user query; no statement can lift them.
@@ -69,6 +81,9 @@ func (c *Config) complete() error {
 	}
 	if !databaseName.MatchString(c.Database) {
 		return fmt.Errorf("database %q: letters, digits and _ are possible", c.Database)
+	}
+	if c.Cluster.Name != "" && !databaseName.MatchString(c.Cluster.Name) {
+		return fmt.Errorf("cluster %q: letters, digits and _ are possible", c.Cluster.Name)
 	}
 	c.Query.complete(c.Memory)
 	if c.WriterPassword == "" || c.AnalystPassword == "" || c.QueryPassword == "" {

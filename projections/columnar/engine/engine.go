@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -56,10 +58,10 @@ func start(ctx context.Context, cfg Config) (*Engine, error) {
 		cfg.Logger.Warn("ClickHouse cannot be confined to its folder here: whoever may query it can read every file that this process can", "error", err)
 	}
 	var err error
-	if e.native, err = freeAddress(cfg.Host, cfg.NativePort); err != nil {
+	if e.native, err = cfg.freeAddress(cfg.NativePort); err != nil {
 		return nil, fmt.Errorf("native port: %w", err)
 	}
-	if e.http, err = freeAddress(cfg.Host, cfg.HTTPPort); err != nil {
+	if e.http, err = cfg.freeAddress(cfg.HTTPPort); err != nil {
 		return nil, fmt.Errorf("HTTP port: %w", err)
 	}
 	settings, err := cfg.writeSettings()
@@ -77,8 +79,14 @@ func start(ctx context.Context, cfg Config) (*Engine, error) {
 }
 
 // freeAddress says early and clearly when a port is taken.
-func freeAddress(host string, port int) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+func (c *Config) freeAddress(port int) (string, error) {
+	var listen net.ListenConfig
+	if c.Reserved {
+		listen.Control = func(_, _ string, conn syscall.RawConn) (err error) {
+			return errors.Join(conn.Control(func(socket uintptr) { err = sharing(socket) }), err)
+		}
+	}
+	l, err := listen.Listen(context.Background(), "tcp", net.JoinHostPort(c.Host, strconv.Itoa(port)))
 	if err != nil {
 		return "", err
 	}
@@ -123,9 +131,6 @@ func (e *Engine) spawnFirst(ctx context.Context) (*process, error) {
 
 // spawn starts a child and returns when it answers.
 func (e *Engine) spawn(ctx context.Context) (*process, error) {
-	if err := e.cfg.dropEmptyDefinitions(); err != nil {
-		return nil, err
-	}
 	p, err := startProcess(e.orders, e.cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -160,7 +165,11 @@ func (e *Engine) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(io.LimitReader(resp.Body, 16)); err != nil || string(b) != "Ok.\n" {
+		return fmt.Errorf("what answers at %s is no ClickHouse: %q, %w", e.http, b, err)
+	}
+	return nil
 }
 
 // NativeAddr is host:port of the native protocol.

@@ -253,6 +253,43 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
+// TestReserved: a port that is kept is given to nobody as a free one, is no
+// use to others who ask for it, and the engine has it again whenever it is started anew.
+func TestReserved(t *testing.T) {
+	var ports [2]int
+	for i := range ports {
+		port, release, err := engine.Reserve("127.0.0.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		ports[i] = port
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			l.Close()
+			t.Fatal("somebody else listens there")
+		}
+	}
+	e, err := engine.Start(t.Context(), config(t, engine.Config{Dir: t.TempDir(), NativePort: ports[0], HTTPPort: ports[1], Reserved: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Stop(context.Background())
+	for range 2 {
+		pid := e.PID()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(30 * time.Second); e.PID() == pid || e.Down() != nil; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal(e.Down())
+			}
+		}
+	}
+	if _, port, _ := net.SplitHostPort(e.HTTPAddr()); port != strconv.Itoa(ports[1]) {
+		t.Error(e.HTTPAddr())
+	}
+}
+
 // TestNoLibrary: the loader's own words reach the caller.
 func TestNoLibrary(t *testing.T) {
 	c := config(t, engine.Config{Dir: t.TempDir()})

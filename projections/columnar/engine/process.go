@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -78,10 +79,16 @@ func (p *process) kill() {
 	<-p.exited
 }
 
+// brokenWrite and an errno make the exit status of a child that could not write.
+const brokenWrite = 128
+
 // why says how the child ended.
 func (p *process) why() error {
 	said := p.stderr.String()
+	var exit *exec.ExitError
 	switch {
+	case errors.As(p.err, &exit) && exit.ExitCode() > brokenWrite:
+		return fmt.Errorf("it ended rather than go on without what it could not write to %s: %w", p.cmd.Dir, syscall.Errno(exit.ExitCode()-brokenWrite))
 	case p.err == nil && said == "":
 		return fmt.Errorf("it ended without a word")
 	case p.err == nil:

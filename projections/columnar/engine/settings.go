@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"text/template"
@@ -29,6 +30,7 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
         <count>3</count>
     </logger>
     <users_config>{{.Users}}</users_config>
+    <listen_reuse_port>{{.Reserved}}</listen_reuse_port>
     <max_server_memory_usage>{{.Memory}}</max_server_memory_usage>
     <mark_cache_size>{{.Cache}}</mark_cache_size>
     <uncompressed_cache_size>0</uncompressed_cache_size>
@@ -47,6 +49,16 @@ var serverSettings = template.Must(template.New("config.xml").Parse(`<clickhouse
         <fsync_after_insert>{{.Sync}}</fsync_after_insert>
         <fsync_part_directory>{{.Sync}}</fsync_part_directory>
     </merge_tree>
+    {{- with .Cluster}}
+    <remote_servers>
+        <{{.Name}}>
+            <secret>{{.Secret}}</secret>
+            {{- range .Shards}}
+            <shard><replica><host>{{.Host}}</host><port>{{.Port}}</port></replica></shard>
+            {{- end}}
+        </{{.Name}}>
+    </remote_servers>
+    {{- end}}
 </clickhouse>
 `))
 
@@ -141,6 +153,11 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <grants>
                 <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, CHECK ON {{.Database}}.*</query>
                 <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}_replay.*</query>
+                {{- if .Cluster}}
+                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, CHECK ON {{.Database}}_shard.*</query>
+                <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE ON {{.Database}}_shard_replay.*</query>
+                <query>GRANT REMOTE ON *.*</query>
+                {{- end}}
                 <query>GRANT SELECT ON system.*</query>
                 <query>GRANT KILL QUERY ON *.*</query>
                 <query>GRANT TABLE ENGINE ON *</query>
@@ -155,6 +172,9 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <quota>default</quota>
             <grants>
                 <query>GRANT SELECT ON {{.Database}}.*</query>
+                {{- if .Cluster}}
+                <query>GRANT SELECT ON {{.Database}}_shard.*</query>
+                {{- end}}
                 <query>GRANT SELECT ON system.tables</query>
                 <query>GRANT SELECT ON system.columns</query>
                 <query>GRANT SELECT ON system.databases</query>
@@ -167,6 +187,11 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
                 <{{.Database}}>
                     <events><filter>kind != 'credential'</filter></events>
                 </{{.Database}}>
+                {{- if .Cluster}}
+                <{{.Database}}_shard>
+                    <events><filter>kind != 'credential'</filter></events>
+                </{{.Database}}_shard>
+                {{- end}}
             </databases>
         </{{.Analyst}}>
         <{{.QueryUser}}>
@@ -176,6 +201,9 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
             <quota>default</quota>
             <grants>
                 <query>GRANT SELECT ON {{.Database}}.*</query>
+                {{- if .Cluster}}
+                <query>GRANT SELECT ON {{.Database}}_shard.*</query>
+                {{- end}}
                 <query>GRANT SELECT ON system.tables</query>
                 <query>GRANT SELECT ON system.columns</query>
                 <query>GRANT SELECT ON system.databases</query>
@@ -186,6 +214,11 @@ var userSettings = template.Must(template.New("users.xml").Parse(`<clickhouse>
                 <{{.Database}}>
                     <events><filter>kind != 'credential'</filter></events>
                 </{{.Database}}>
+                {{- if .Cluster}}
+                <{{.Database}}_shard>
+                    <events><filter>kind != 'credential'</filter></events>
+                </{{.Database}}_shard>
+                {{- end}}
             </databases>
         </{{.QueryUser}}>
     </users>
@@ -205,12 +238,17 @@ func (c *Config) writeSettings() (string, error) {
 		return "", err
 	}
 	values := map[string]any{
-		"Log": log, "Users": usersPath, "DiskReserve": c.DiskReserve, "Sync": 0,
+		"Log": log, "Users": usersPath, "DiskReserve": c.DiskReserve, "Sync": 0, "Reserved": c.Reserved,
 		"Memory": c.Memory, "Cache": min(c.Memory/8, 256<<20), "AnalystMemory": c.Memory / 2,
 		"Writer": WriterUser, "WriterHash": sha256Hex(c.WriterPassword), "Database": c.Database,
 		"Analyst": AnalystUser, "AnalystHash": sha256Hex(c.AnalystPassword),
 		"QueryUser": QueryUser, "QueryHash": sha256Hex(c.QueryPassword), "Query": c.Query,
-		"TemporaryReserve": 8 * c.DiskReserve,
+		"TemporaryReserve": 8 * c.DiskReserve, "Cluster": nil,
+	}
+	if c.Cluster.Name != "" {
+		if values["Cluster"], err = c.Cluster.settings(); err != nil {
+			return "", err
+		}
 	}
 	if c.Sync {
 		values["Sync"] = 1
@@ -225,6 +263,23 @@ func (c *Config) writeSettings() (string, error) {
 		}
 	}
 	return server, nil
+}
+
+// settings are what the template takes.
+func (c Cluster) settings() (map[string]any, error) {
+	secret, err := escaped(c.Secret)
+	if err != nil {
+		return nil, err
+	}
+	var shards []map[string]string
+	for _, address := range c.Shards {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("shard of the cluster %s: %w", c.Name, err)
+		}
+		shards = append(shards, map[string]string{"Host": host, "Port": port})
+	}
+	return map[string]any{"Name": c.Name, "Secret": secret, "Shards": shards}, nil
 }
 
 // escaped is text as an element's content: a path may hold any character.

@@ -3,6 +3,7 @@ package enginetest
 
 import (
 	"context"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -33,26 +34,57 @@ func StartIn(t testing.TB, dir string) *engine.Engine {
 // StartQuery is StartIn with limits for the user query.
 func StartQuery(t testing.TB, dir string, limits engine.QueryLimits) *engine.Engine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	cache, err := engine.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	library, err := engine.Fetch(ctx, cache, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := engine.Start(ctx, engine.Config{Dir: dir, Library: library, WriterPassword: "writer", AnalystPassword: "analyst", QueryPassword: "query", Query: limits})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
+	return start(t, engine.Config{Dir: dir, Query: limits}, func(e *engine.Engine) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := e.Stop(ctx); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// StartShards runs engines that are the shards of one cluster. They are killed in
+// the end: each would wait for what the others have open to it.
+func StartShards(t testing.TB, cluster string, n int) (all []*engine.Engine) {
+	t.Helper()
+	c := engine.Cluster{Name: cluster, Secret: "<secret>"}
+	var held []net.Listener
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, l)
+		c.Shards = append(c.Shards, l.Addr().String())
+	}
+	for _, l := range held { // each engine must know all ports before it starts
+		l.Close()
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, l := range held {
+		cfg := engine.Config{Dir: t.TempDir(), NativePort: l.Addr().(*net.TCPAddr).Port, Cluster: c}
+		all = append(all, start(t, cfg, func(e *engine.Engine) { _ = e.Stop(over) }))
+	}
+	return all
+}
+
+func start(t testing.TB, cfg engine.Config, stop func(*engine.Engine)) *engine.Engine {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	cache, err := engine.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Library, err = engine.Fetch(ctx, cache, os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	cfg.WriterPassword, cfg.AnalystPassword, cfg.QueryPassword = "writer", "analyst", "query"
+	e, err := engine.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(e) })
 	return e
 }
