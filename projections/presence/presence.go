@@ -3,6 +3,7 @@ package presence
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 )
 
 // The types of a presence event.
@@ -81,6 +82,13 @@ type Device struct {
 
 // Connected tells whether the device has a connection.
 func (d *Device) Connected() bool { return len(d.Sessions) > 0 }
+
+// Clone returns a copy that shares nothing.
+func (d *Device) Clone() Device {
+	c := *d
+	c.Sessions = maps.Clone(d.Sessions)
+	return c
+}
 
 // Connect decides on a connection's beginning; false when it is no news.
 func (d *Device) Connect(session, client, gateway string, at int64) (Fact, bool) {

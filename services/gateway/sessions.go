@@ -56,6 +56,10 @@ func (ss *sessions) replace(c *conn, clientID string, clean bool, expiry time.Du
 		s = &session{key: key, version: c.version}
 		ss.byDevice[key.device] = append(ss.byDevice[key.device], s)
 		ss.n++
+	} else { // it has the newest connection now
+		list := ss.byDevice[key.device]
+		i := slices.Index(list, s)
+		ss.byDevice[key.device] = append(slices.Delete(list, i, i+1), s)
 	}
 	if s.expires != nil {
 		s.expires.Stop()
@@ -198,7 +202,7 @@ func (ss *sessions) drop(s *session) {
 	}
 }
 
-// connected returns the device's connections, the newest session last.
+// connected returns the device's connections, the newest last.
 func (ss *sessions) connected(device string) (conns []*conn) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()

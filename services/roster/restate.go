@@ -25,17 +25,17 @@ func (r *Roster) Restate(ctx context.Context, device string) error {
 		return nil
 	}
 	for _, id := range sessions {
-		err := r.append(ctx, device, func(d *presence.Device, at int64) (presence.Fact, bool) {
+		err := r.append(ctx, device, now(func(d *presence.Device, at int64) (presence.Fact, bool) {
 			s, connected := d.Sessions[id]
 			return presence.Fact{Type: presence.TypeConnected, At: at, Version: d.Version + 1, Session: id, Client: s.Client, Gateway: s.Gateway}, connected
-		})
+		}))
 		if err != nil {
 			return fmt.Errorf("restate presence of %s: %w", device, err)
 		}
 	}
-	err := r.append(ctx, device, func(d *presence.Device, at int64) (presence.Fact, bool) {
+	err := r.append(ctx, device, now(func(d *presence.Device, at int64) (presence.Fact, bool) {
 		return presence.Fact{Type: presence.TypeOffline, At: at, Version: d.Version + 1, Reason: d.Reason}, !d.Connected()
-	})
+	}))
 	if err != nil {
 		return fmt.Errorf("restate presence of %s: %w", device, err)
 	}

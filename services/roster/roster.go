@@ -34,11 +34,12 @@ const (
 
 // A Config says what the roster stands on. Log is required.
 type Config struct {
-	Log    events.Log
-	Beats  jetstream.KeyValue              // see BucketConfig; required of a gateway
-	Remake func(ctx context.Context) error // makes the bucket where a NATS that was started anew has lost it; required of a gateway
-	Grace  time.Duration                   // before a device that is gone is said to be offline; 30 s
-	Logger *slog.Logger
+	Log     events.Log
+	Gateway bool                            // this process has connections of its own
+	Beats   jetstream.KeyValue              // see BucketConfig; nil: the process only listens, and says of nobody that he is gone
+	Remake  func(ctx context.Context) error // makes the bucket where a NATS that was started anew has lost it; goes with Beats
+	Grace   time.Duration                   // before a device that is gone is said to be offline; 30 s
+	Logger  *slog.Logger
 }
 
 // A Roster is who is connected, as of the log's end. All methods may be called
@@ -46,11 +47,12 @@ type Config struct {
 type Roster struct {
 	log    events.Log
 	me     string // this process, as a gateway
+	serves bool   // it is one
 	beats  jetstream.KeyValue
 	remake func(ctx context.Context) error
 	grace  time.Duration
 	logger *slog.Logger
-	shards [16]shard
+	shards [64]shard
 
 	mu      sync.Mutex
 	devices map[string]*entry
@@ -84,7 +86,7 @@ func Open(ctx context.Context, c Config) (*Roster, error) {
 		c.Grace = 30 * time.Second
 	}
 	r := &Roster{
-		log: c.Log, me: events.UniqueID(), beats: c.Beats, remake: c.Remake, grace: c.Grace, logger: c.Logger,
+		log: c.Log, me: events.UniqueID(), serves: c.Gateway, beats: c.Beats, remake: c.Remake, grace: c.Grace, logger: c.Logger,
 		devices: map[string]*entry{}, local: map[string]gateway.Connection{}, strikes: map[string]int{}, changed: make(chan struct{}),
 	}
 	for i := range r.shards {
@@ -94,10 +96,11 @@ func Open(ctx context.Context, c Config) (*Roster, error) {
 	if err == nil && tail.Seq > 0 {
 		err = r.foldTo(ctx, tail.Seq)
 	}
+	if err == nil && r.serves {
+		err = r.live(ctx) // before the first device comes
+	}
 	if err == nil && r.beats != nil {
-		if err = r.live(ctx); err == nil { // before the first device comes
-			r.alive, err = r.hearts(ctx)
-		}
+		r.alive, err = r.hearts(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open roster: %w", err)
@@ -207,32 +210,31 @@ func (r *Roster) await(ctx context.Context) error {
 // A decision makes a fact of a device's present state, or none.
 type decision func(d *presence.Device, at int64) (presence.Fact, bool)
 
-// append decides and appends at the expected position.
-func (r *Roster) append(ctx context.Context, device string, decide decision) error {
+// append decides on changes of one device and appends what is news together, at
+// the expected position.
+func (r *Roster) append(ctx context.Context, device string, changes ...change) error {
 	var err error
 	for range 16 {
-		r.mu.Lock()
-		e := r.devices[device]
-		if e == nil {
-			e = &entry{}
-		}
-		f, news := decide(&e.Device, time.Now().UnixMilli())
-		last := e.position.Seq
-		r.mu.Unlock()
-		if !news {
+		facts, last := r.decide(device, changes)
+		if len(facts) == 0 {
 			return nil
 		}
-		payload, perr := f.Payload()
-		if perr != nil {
-			return perr
+		evs := make([]events.Event, len(facts))
+		for i, f := range facts {
+			payload, err := f.Payload()
+			if err != nil {
+				return err
+			}
+			evs[i] = events.Event{Stream: events.Stream{Kind: events.Presence, ID: device}, Type: f.Type, ID: events.UniqueID(), Payload: payload}
 		}
 		var pos events.Position
-		pos, err = r.log.Append(ctx, events.At(last), events.Event{
-			Stream: events.Stream{Kind: events.Presence, ID: device}, Type: f.Type, ID: events.UniqueID(), Payload: payload,
-		})
-		if err == nil {
+		if pos, err = r.log.Append(ctx, events.At(last), evs...); err == nil {
 			r.mu.Lock()
-			r.apply(device, f, pos)
+			pos.Seq -= uint64(len(facts)) // a batch is stored without gaps
+			for _, f := range facts {
+				pos.Seq++
+				r.apply(device, f, pos)
+			}
 			r.mu.Unlock()
 			return nil
 		}
@@ -245,4 +247,22 @@ func (r *Roster) append(ctx context.Context, device string, decide decision) err
 		}
 	}
 	return err
+}
+
+// decide returns the facts of changes to a device, in their order, and after
+// which sequence they are to be appended.
+func (r *Roster) decide(device string, changes []change) (facts []presence.Fact, last uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var d presence.Device
+	if e := r.devices[device]; e != nil {
+		d, last = e.Clone(), e.position.Seq
+	}
+	for _, c := range changes {
+		if f, news := c.decide(&d, c.at); news {
+			d.Evolve(f)
+			facts = append(facts, f)
+		}
+	}
+	return facts, last
 }

@@ -2,9 +2,11 @@ package roster_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/jetlog"
+	"github.com/tachograph/tachograph/events/memlog"
 	"github.com/tachograph/tachograph/projections/presence"
 	"github.com/tachograph/tachograph/services/gateway"
 	"github.com/tachograph/tachograph/services/gateway/gatewaytest"
@@ -59,10 +62,18 @@ type site struct {
 
 func start(t *testing.T, log events.Log, beats jetstream.KeyValue, js jetstream.JetStream) *site {
 	t.Helper()
+	s := listen(t, log, beats, js, true)
+	s.gw = gatewaytest.Start(t, log, gateway.Limits{}, func(g *gateway.Gateway) { g.Watch(s.Roster) })
+	return s
+}
+
+// listen starts a roster that has no connections yet, or ever.
+func listen(t *testing.T, log events.Log, beats jetstream.KeyValue, js jetstream.JetStream, serves bool) *site {
+	t.Helper()
 	s := &site{t: t}
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
-	if s.Roster, err = roster.Open(ctx, roster.Config{Log: log, Beats: beats, Grace: 5 * time.Second, Remake: func(ctx context.Context) error {
+	if s.Roster, err = roster.Open(ctx, roster.Config{Log: log, Gateway: serves, Beats: beats, Grace: 5 * time.Second, Remake: func(ctx context.Context) error {
 		_, err := js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(1))
 		return err
 	}}); err != nil {
@@ -81,7 +92,6 @@ func start(t *testing.T, log events.Log, beats jetstream.KeyValue, js jetstream.
 		}
 	}
 	t.Cleanup(s.stop)
-	s.gw = gatewaytest.Start(t, log, gateway.Limits{}, func(g *gateway.Gateway) { g.Watch(s.Roster) })
 	return s
 }
 
@@ -195,5 +205,68 @@ func TestGatewayDies(t *testing.T) {
 	want(t, history(t, log, "car-1"), "connected", "disconnected gateway_died", "offline gateway_died")
 	if err := a.gw.Stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestOnlyGatewayDies: where the only gateway dies, a process that is none says
+// that its devices are gone, and also after the hearts' bucket was lost.
+func TestOnlyGatewayDies(t *testing.T) {
+	log := gatewaytest.JetLog(t, jetlog.OS, 0)
+	beats, js := bucket(t)
+	a, projector := start(t, log, beats, js), listen(t, log, beats, js, false)
+	token := a.gw.Add(t, "car-1")
+	_, _ = a.connect("car-1", token, time.Minute)
+	projector.becomes("car-1", true)
+	gatewaytest.Eventually(t, "it is elsewhere", func() bool { return projector.Elsewhere("car-1") })
+	a.stop() // its heart; nobody hears of the connection's end
+	if err := js.DeleteKeyValue(t.Context(), roster.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	projector.becomes("car-1", false)
+	gatewaytest.Eventually(t, "services hear of it", func() bool { return len(history(t, log, "car-1")) == 3 })
+	want(t, history(t, log, "car-1"), "connected", "disconnected gateway_died", "offline gateway_died")
+	if err := a.gw.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// slow is a log that takes its time for each append, and counts them.
+type slow struct {
+	events.Log
+	appends atomic.Int64
+}
+
+func (s *slow) Append(ctx context.Context, expect events.Expect, evs ...events.Event) (events.Position, error) {
+	s.appends.Add(1)
+	time.Sleep(20 * time.Millisecond)
+	return s.Log.Append(ctx, expect, evs...)
+}
+
+// TestStorm has devices come and go faster than the log takes one fact after the
+// other: none is left out, each device's are in order, and the roster keeps up.
+func TestStorm(t *testing.T) {
+	log := &slow{Log: memlog.New(memlog.Options{})}
+	beats, js := bucket(t)
+	s := listen(t, log, beats, js, true)
+	const devices, visits = 8, 200
+	for n := range visits {
+		for d := range devices {
+			c := gateway.Connection{ID: fmt.Sprintf("%d-%d", d, n), Device: fmt.Sprint("car-", d)}
+			s.Connected(c)
+			s.Disconnected(c, presence.Network)
+		}
+	}
+	began := time.Now()
+	for d := range devices {
+		gatewaytest.Eventually(t, "all is in the log", func() bool { return s.Get(fmt.Sprint("car-", d)).Version == 2*visits })
+		facts := history(t, log, fmt.Sprint("car-", d))
+		for i, f := range facts {
+			if f != []string{"connected", "disconnected network"}[i%2] {
+				t.Fatalf("fact %d of car-%d: %s", i, d, f)
+			}
+		}
+	}
+	if n := log.appends.Load(); n > devices*visits/4 {
+		t.Errorf("%d appends for %d facts, in %s", n, 2*devices*visits, time.Since(began))
 	}
 }

@@ -7,14 +7,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections/presence"
 )
 
-// Run keeps the roster in step with the log, and as a gateway's says who is
-// there and who is gone, until ctx ends.
+// Run keeps the roster in step with the log until ctx ends; as a gateway's it
+// says who is there, and any that hears the gateways' hearts says who is gone.
 func (r *Roster) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
@@ -24,7 +25,9 @@ func (r *Roster) Run(ctx context.Context) error {
 		for i := range r.shards {
 			work.Go(func() { r.serve(ctx, &r.shards[i]) })
 		}
-		work.Go(func() { r.every(ctx, beat, r.live) })
+		if r.serves {
+			work.Go(func() { r.every(ctx, beat, r.live) })
+		}
 		work.Go(func() { r.every(ctx, sweep, r.look) })
 	}
 	var err error
@@ -38,7 +41,7 @@ func (r *Roster) Run(ctx context.Context) error {
 		err = <-ended
 	}
 	stopFollowing()
-	if r.beats != nil {
+	if r.serves {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = r.beats.Delete(last, r.me) // it ends by itself, only later
@@ -81,7 +84,7 @@ func (r *Roster) every(ctx context.Context, pause time.Duration, do func(context
 func (r *Roster) live(ctx context.Context) error {
 	now := []byte(time.Now().UTC().Format(time.RFC3339))
 	_, err := r.beats.Put(ctx, r.me, now)
-	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) {
+	if lost(err) {
 		if err = r.remake(ctx); err == nil {
 			_, err = r.beats.Put(ctx, r.me, now)
 		}
@@ -90,6 +93,12 @@ func (r *Roster) live(ctx context.Context) error {
 		return fmt.Errorf("heartbeat of gateway: %w", err)
 	}
 	return nil
+}
+
+// lost tells whether an error means that the bucket is not there.
+func lost(err error) bool {
+	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) ||
+		errors.Is(err, nats.ErrNoStreamResponse) || errors.Is(err, nats.ErrStreamNotFound) // Keys asks by the older interface
 }
 
 // strikesOut is how many sweeps in a row must find a session wrong before it is
@@ -144,6 +153,11 @@ func (r *Roster) look(ctx context.Context) error {
 // hearts returns the gateways that are alive.
 func (r *Roster) hearts(ctx context.Context) (map[string]bool, error) {
 	keys, err := r.beats.Keys(ctx)
+	if lost(err) && !r.serves { // a gateway's live does it
+		if err = r.remake(ctx); err == nil {
+			keys, err = r.beats.Keys(ctx)
+		}
+	}
 	if err != nil && !errors.Is(err, jetstream.ErrNoKeysFound) {
 		return nil, fmt.Errorf("heartbeats of gateways: %w", err)
 	}

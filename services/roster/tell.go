@@ -2,6 +2,8 @@ package roster
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,27 +12,34 @@ import (
 	"github.com/tachograph/tachograph/services/gateway"
 )
 
-// A shard is the queue of some devices' changes, in order.
+// A shard is the queue of some devices' changes, in order for each.
 type shard struct {
-	mu    sync.Mutex
-	queue []change
-	kick  chan struct{}
+	mu      sync.Mutex
+	queue   map[string][]change // by device
+	changes int
+	kick    chan struct{}
 }
 
 type change struct {
-	device string
+	at     int64 // epoch milliseconds
 	decide decision
 }
 
+func now(decide decision) change { return change{time.Now().UnixMilli(), decide} }
+
 // queueMost bounds what waits of one shard. What is left out is found by the
 // sweep.
-const queueMost = 1 << 14
+const queueMost = 1 << 12
 
 func (r *Roster) put(device string, decide decision) {
 	s := &r.shards[events.Slot(device)%uint8(len(r.shards))]
 	s.mu.Lock()
-	if len(s.queue) < queueMost {
-		s.queue = append(s.queue, change{device, decide})
+	if s.changes < queueMost {
+		if s.queue == nil {
+			s.queue = map[string][]change{}
+		}
+		s.queue[device] = append(s.queue[device], now(decide))
+		s.changes++
 	}
 	s.mu.Unlock()
 	select {
@@ -39,11 +48,11 @@ func (r *Roster) put(device string, decide decision) {
 	}
 }
 
-func (s *shard) take() []change {
+func (s *shard) take() map[string][]change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	taken := s.queue
-	s.queue = nil
+	s.queue, s.changes = nil, 0
 	return taken
 }
 
@@ -77,31 +86,41 @@ const (
 	drainTime  = 5 * time.Second
 )
 
-// serve appends a shard's changes until ctx ends, then those that are left. What
-// the log does not take is found by the sweep.
+// together is how many changes of a device are appended at once, at the most.
+const together = 64
+
+// serve appends a shard's changes until ctx ends, then those that are left: of
+// each device all that have come meanwhile together, so that a fleet which comes
+// and goes faster than the log takes one fact after the other does not have the
+// roster fall behind. What the log does not take is found by the sweep.
 func (r *Roster) serve(ctx context.Context, s *shard) {
-	one := func(parent context.Context, c change) {
-		limited, cancel := context.WithTimeout(parent, appendTime)
-		defer cancel()
-		if err := r.append(limited, c.device, c.decide); err != nil {
-			r.logger.Warn("presence is not in the log yet", "device", c.device, "error", err)
-		}
-	}
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cancel) })
 	defer stop()
 	for {
-		for _, c := range s.take() {
-			one(last, c)
-		}
+		r.appendAll(last, s.take())
 		select {
 		case <-s.kick:
 		case <-ctx.Done():
-			for _, c := range s.take() {
-				one(last, c)
-			}
+			r.appendAll(last, s.take())
 			return
 		}
+	}
+}
+
+func (r *Roster) appendAll(ctx context.Context, queue map[string][]change) {
+	lost, why := 0, error(nil)
+	for device, changes := range queue {
+		for some := range slices.Chunk(changes, together) {
+			limited, cancel := context.WithTimeout(ctx, appendTime)
+			if err := r.append(limited, device, some...); err != nil {
+				lost, why = lost+len(some), fmt.Errorf("device %s: %w", device, err)
+			}
+			cancel()
+		}
+	}
+	if lost > 0 {
+		r.logger.Warn("presence is not in the log yet", "changes", lost, "last", why)
 	}
 }
