@@ -15,20 +15,22 @@ const module = "github.com/tachograph/tachograph/"
 
 // TestImports holds the order of the modules: projections stand on events and
 // schemas, never on services or loadtest, and a projection never on another.
-// catalog is the one that others may use. The pure deciders know no NATS, no
+// catalog and buckets are what others may use, and forgotten for history, which is a log. The pure deciders know no NATS, no
 // driver, no HTTP, no logger.
 func TestImports(t *testing.T) {
 	own := module + "projections"
 	may := map[string][]string{ // of ours, beside the packages below the importing one
 		".":         {module + "events"},
 		"catalog":   {module + "events", module + "schemas", module + "schemas/vehicle"},
-		"latest":    {module + "events", module + "schemas", own, own + "/catalog"},
-		"columnar":  {module + "events", module + "schemas", own, own + "/catalog"},
+		"buckets":   {module + "events", own},
+		"latest":    {module + "events", module + "schemas", own, own + "/catalog", own + "/buckets"},
+		"columnar":  {module + "events", module + "schemas", own, own + "/catalog", own + "/history"},
 		"shadow":    {module + "events"},
 		"command":   {module + "events"},
 		"job":       {module + "events"},
 		"presence":  {module + "events"},
 		"forgotten": {module + "events"},
+		"history":   {module + "events", own + "/forgotten"},
 	}
 	pure := []string{"shadow", "command", "job", "presence", "forgotten"}
 	files := 0

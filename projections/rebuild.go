@@ -13,12 +13,23 @@ import (
 // undone.
 var ErrNothingToUndo = errors.New("no replay has been swapped in that could be undone")
 
+// Errors of discarding what a replay has built.
+var (
+	ErrNothingToDiscard = errors.New("no replay has left anything half built")
+	ErrSwapUnfinished   = errors.New("a replay was interrupted while it swapped") // finish it first
+)
+
 // A Progress is how far a replay is.
 type Progress struct {
 	Phase string  `json:"phase"` // building, comparing, swapping
 	Done  uint64  `json:"done"`  // sequences, over all partitions
 	Total uint64  `json:"total"`
 	Rate  float64 `json:"rate"` // events a second, in this phase
+
+	Trouble string `json:"trouble,omitempty"` // what it waits for to be mended
+
+	Parked     uint64      `json:"parked,omitempty"`     // events at which the code broke down
+	Breakdowns []Breakdown `json:"breakdowns,omitempty"` // the first hundred of them
 }
 
 // A TableReport is how one table, or one bucket of documents, differs between
@@ -54,7 +65,7 @@ func StartRebuild(ctx context.Context, runners []Runner) *Rebuild {
 	r := &Rebuild{runners: runners, stop: stop, died: make(chan struct{})}
 	for _, runner := range runners {
 		r.all.Go(func() {
-			if err := runner.Run(ctx); err != nil {
+			if err := Guard(nil, func() error { return runner.Run(ctx) }); err != nil {
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				if r.err == nil {
@@ -121,17 +132,20 @@ func (r *Rebuild) CatchUp(ctx context.Context, phase string, goal func(Status) b
 	var began time.Time // when the first rows were there
 	first, rate := uint64(0), 0.0
 	for {
-		done, total, reached := uint64(0), uint64(0), true
+		done, total, reached, trouble := uint64(0), uint64(0), true, ""
 		for _, runner := range r.runners {
 			s := runner.Status()
 			done, total, reached = done+s.Position.Seq, total+s.Tail, reached && goal(s)
+			if trouble == "" {
+				trouble = s.LastError
+			}
 		}
 		if began.IsZero() && done > 0 {
 			began, first = time.Now(), done
 		} else if took := time.Since(began).Seconds(); !began.IsZero() && took > 0 {
 			rate = float64(done-min(done, first)) / took
 		}
-		progress(Progress{Phase: phase, Done: done, Total: total, Rate: rate})
+		progress(Progress{Phase: phase, Done: done, Total: total, Rate: rate, Trouble: trouble})
 		if reached {
 			return nil
 		}

@@ -35,8 +35,16 @@ func newWake() chan struct{} { return make(chan struct{}, 1) }
 // Name implements Runner.
 func (r *Restartable) Name() string { return r.current().Name() }
 
-// Status implements Runner.
-func (r *Restartable) Status() Status { return r.current().Status() }
+// Status implements Runner. One that stands is not caught up: what it says is of
+// before.
+func (r *Restartable) Status() Status {
+	r.mu.Lock()
+	inner, stands := r.inner, r.stop == nil
+	r.mu.Unlock()
+	s := inner.Status()
+	s.CaughtUp = s.CaughtUp && !stands
+	return s
+}
 
 func (r *Restartable) current() Runner {
 	r.mu.Lock()

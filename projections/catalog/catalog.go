@@ -186,8 +186,9 @@ const patience = 5 * time.Second
 
 // Await returns a version of a schema as soon as it is folded. An event names
 // the version its gateway knew, so a reader that is behind with the catalog
-// waits instead of misreading. The error is that of ctx.
-func (c *Catalog) Await(ctx context.Context, name string, version uint32) (*schemas.Schema, error) {
+// waits instead of misreading. late hears when that takes longer than it should: the
+// version may be gone, or of a release that can read more. The error is that of ctx.
+func (c *Catalog) Await(ctx context.Context, name string, version uint32, late ...func(error)) (*schemas.Schema, error) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
@@ -201,6 +202,9 @@ func (c *Catalog) Await(ctx context.Context, name string, version uint32) (*sche
 		case <-changed:
 		case <-timer.C:
 			c.logger.Warn("waiting for a schema that is not in use here yet", "schema", name, "version", version)
+			for _, tell := range late {
+				tell(fmt.Errorf("version %d of schema %s is not known here (remedy: run the release that registered it, or bring the log's control facts back from an archive)", version, name))
+			}
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for version %d of schema %s: %w", version, name, ctx.Err())
 		}

@@ -1,6 +1,7 @@
 package columnar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ var ErrTablesChanged = errors.New("the tables were exchanged meanwhile")
 // of the writer's batches.
 type Audit struct {
 	Writer   Config // of a serving writer; Partition and Log are not used
+	Shards   Shards // several are audited one after the other, instead of Writer.Server
 	Log      events.Inspector
 	Most     int                 // differences that are kept for the report, counted are all; 0 is 100
 	Progress func(AuditProgress) // called about twice a second
@@ -63,18 +65,33 @@ type auditor struct {
 //
 // Errors: ErrTablesChanged; those of the log, of ClickHouse and of ctx.
 func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
+	report := &AuditReport{Counts: map[DifferenceKind]uint64{}, UpTo: []events.Position{}, Tables: []AuditedTable{}, Differences: []Difference{}}
+	servers := a.Shards.Servers
+	if !a.Shards.Several() {
+		servers = []Server{a.Writer.Server}
+	}
+	for _, s := range servers {
+		if err := a.audit(ctx, s, report); err != nil {
+			return report, fmt.Errorf("verify: %w", err)
+		}
+	}
+	slices.SortFunc(report.UpTo, func(p, q events.Position) int { return cmp.Compare(p.Partition, q.Partition) })
+	return report, nil
+}
+
+// audit audits the partitions of one server.
+func (a *Audit) audit(ctx context.Context, s Server, report *AuditReport) error {
 	cfg := a.Writer
-	cfg.Log = a.Log
+	cfg.Log, cfg.Server = a.Log, s
 	w, err := New(cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		w.client.CloseIdleConnections()
 		_ = w.conn.Close()
 	}()
-	run := &auditor{Writer: w, log: a.Log, most: a.Most, window: a.window, progress: a.Progress, tables: map[string]*auditedTable{}, behind: map[uint16]uint64{},
-		report: &AuditReport{Counts: map[DifferenceKind]uint64{}, UpTo: []events.Position{}, Tables: []AuditedTable{}, Differences: []Difference{}}}
+	run := &auditor{Writer: w, log: a.Log, most: a.Most, window: a.window, progress: a.Progress, tables: map[string]*auditedTable{}, behind: map[uint16]uint64{}, report: report}
 	if run.window == 0 {
 		run.window = windowPositions
 	}
@@ -84,10 +101,7 @@ func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 	if run.progress == nil {
 		run.progress = func(AuditProgress) {}
 	}
-	if err := run.run(ctx); err != nil {
-		return run.report, fmt.Errorf("verify: %w", err)
-	}
-	return run.report, nil
+	return run.run(ctx)
 }
 
 func (a *auditor) run(ctx context.Context) error {
@@ -117,8 +131,10 @@ func (a *auditor) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.deadLetters(ctx); err != nil {
-		return err
+	if a.cfg.Server.Shard.Number == 0 { // the log has one place for all
+		if err := a.deadLetters(ctx); err != nil {
+			return err
+		}
 	}
 	if err := a.rollUps(ctx); err != nil {
 		return err
@@ -150,11 +166,16 @@ func (a *auditor) cursors(ctx context.Context) (all []events.Cursor, err error) 
 		if err := rows.Scan(&c.Position.Partition, &c.Position.Epoch, &c.Position.Seq, &c.ID); err != nil {
 			return nil, fmt.Errorf("read checkpoints: %w", err)
 		}
-		if slices.Contains(a.log.Partitions(), c.Position.Partition) {
+		if a.expects(c.Position.Partition) {
 			all = append(all, c)
 		}
 	}
 	return all, rows.Err()
+}
+
+// expects tells whether the server has a partition.
+func (a *auditor) expects(partition uint16) bool {
+	return slices.Contains(a.log.Partitions(), partition) && a.cfg.Server.Shard.Has(partition)
 }
 
 // enter begins a phase.

@@ -41,6 +41,7 @@ func flipByte(t *testing.T, file string, where func([]byte) int) {
 // message that was deleted behind everybody's back and a tail that is gone are
 // named by their positions.
 func TestAuditBlock(t *testing.T) {
+	long(t)
 	b := newBench(t)
 	dir := t.TempDir()
 	s := startNATS(t, dir, server.RANDOM_PORT)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -34,6 +36,8 @@ type partitionAudit struct {
 	unknown bool   // what devices sent before is not known
 	absent  uint64 // the last position that nobody has any more
 
+	parked map[uint64]struct{} // events at which the writer's code broke
+
 	claims   map[uint64]struct{} // events that are marked as repeats, up to claimsTo
 	claimsTo uint64
 }
@@ -57,9 +61,33 @@ func (p *partitionAudit) beforeTheLog(ctx context.Context) error {
 			}
 		}
 	}
-	p.done, p.at, p.unknown = known-1, known-1, known > 1
+	p.done, p.at, p.unknown = known-1, known-1, p.unknown || known > 1
 	p.step(p.done)
 	return p.lost(ctx, known, p.purged, "", "")
+}
+
+// beforeTheSplit reads what the log has of partitions in which the devices were
+// before. Where it does not have all of it, what they sent before is not known.
+func (p *partitionAudit) beforeTheSplit(ctx context.Context) func(uint16, uint64, uint64) iter.Seq2[events.Event, error] {
+	return func(partition uint16, after, upTo uint64) iter.Seq2[events.Event, error] {
+		return func(yield func(events.Event, error) bool) {
+			next := after + 1
+			for e, err := range p.log.Inspect(ctx, partition, next, upTo) {
+				var bad *events.UnreadableError
+				if errors.As(err, &bad) {
+					continue // it is told where its own partition is audited
+				}
+				if err == nil {
+					p.unknown = p.unknown || e.Position.Seq != next
+					next = e.Position.Seq + 1
+				}
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+			p.unknown = p.unknown || next <= upTo
+		}
+	}
 }
 
 func (a *auditor) partition(ctx context.Context, upTo events.Cursor) error {
@@ -75,6 +103,12 @@ func (a *auditor) partition(ctx context.Context, upTo events.Cursor) error {
 	}
 	p := &partitionAudit{auditor: a, upTo: at, repeats: newRepeats(), batch: newBatch(a.mem), purged: min(max(first.Seq, 1)-1, at.Seq)}
 	if err := a.windowSums(ctx, stretch{at.Epoch, at.Partition, 0, at.Seq, at.Seq, 0}); err != nil {
+		return err
+	}
+	if p.parked, err = p.sequences(ctx, "dead_letters", stretch{at.Epoch, at.Partition, 0, at.Seq, at.Seq, 0}, "reason = 'panic'"); err != nil {
+		return err
+	}
+	if err := p.repeats.begin(ctx, a.log, at.Partition, 0, p.beforeTheSplit(ctx)); err != nil {
 		return err
 	}
 	if err := p.beforeTheLog(ctx); err != nil {
@@ -147,7 +181,23 @@ func (p *partitionAudit) add(ctx context.Context, e events.Event) error {
 			return err
 		}
 	}
-	for tries := 0; !p.batch.add(e, schema, p.facts[e.Stream.Kind], repeat); tries++ {
+	fact := p.facts[e.Stream.Kind]
+	if _, parked := p.parked[e.Position.Seq]; parked { // in a batch of its own, of which no more than half may be there after a panic
+		_, err := p.decode(newBatch(p.mem), &e, schema, fact, repeat)
+		if broken, ok := projections.Broken(err); ok {
+			p.batch.addBroken(&e, broken, repeat)
+			p.at = e.Position.Seq
+			return nil
+		}
+	}
+	for tries := 0; ; tries++ {
+		ok, err := p.decode(p.batch, &e, schema, fact, repeat)
+		if err != nil {
+			return fmt.Errorf("decode the event at %s: %w", e.Position, err)
+		}
+		if ok {
+			break
+		}
 		if tries > 0 {
 			return fmt.Errorf("decode the event at %s: it does not fit an empty batch", e.Position)
 		}
@@ -173,24 +223,35 @@ func (p *partitionAudit) doubtful(e *events.Event) bool {
 // claimed tells whether events marks an event as a repeat.
 func (p *partitionAudit) claimed(ctx context.Context, seq uint64) (bool, error) {
 	const ahead = 1_000_000
-	t := p.tables["events"]
-	if t != nil && seq > p.claimsTo {
-		p.claims, p.claimsTo = map[uint64]struct{}{}, min(seq+ahead, p.upTo.Seq)
-		rows, err := p.ask(ctx, fmt.Sprintf("SELECT _seq FROM %s WHERE %s AND %s AND repeat", p.table("events"),
-			stretch{p.upTo.Epoch, p.upTo.Partition, seq - 1, p.claimsTo, p.claimsTo, 0}.where(), t.sound()), nil)
-		if err = p.unlessDamaged("events", err); err != nil {
+	if p.tables["events"] != nil && seq > p.claimsTo {
+		p.claimsTo = min(seq+ahead, p.upTo.Seq)
+		var err error
+		if p.claims, err = p.sequences(ctx, "events", stretch{p.upTo.Epoch, p.upTo.Partition, seq - 1, p.claimsTo, p.claimsTo, 0}, "repeat"); err != nil {
 			return false, err
-		}
-		for _, row := range rows {
-			var seq uint64
-			if err := row.scan(&seq); err != nil {
-				return false, err
-			}
-			p.claims[seq] = struct{}{}
 		}
 	}
 	_, ok := p.claims[seq]
 	return ok, nil
+}
+
+// sequences returns those of a stretch whose rows in a table are so.
+func (p *partitionAudit) sequences(ctx context.Context, table string, s stretch, so string) (map[uint64]struct{}, error) {
+	t, all := p.tables[table], map[uint64]struct{}{}
+	if t == nil {
+		return all, nil
+	}
+	rows, err := p.ask(ctx, fmt.Sprintf("SELECT _seq FROM %s WHERE %s AND %s AND %s", p.table(table), s.where(), t.sound(), so), nil)
+	if err = p.unlessDamaged(table, err); err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		var seq uint64
+		if err := row.scan(&seq); err != nil {
+			return nil, err
+		}
+		all[seq] = struct{}{}
+	}
+	return all, nil
 }
 
 // flush compares what was read, up to a sequence, with the tables.

@@ -90,7 +90,7 @@ func (a *auditor) rollUpOf(ctx context.Context, s *schemas.Schema, r resolution,
 		names []string
 		rows  uint64
 	}
-	partitions := len(a.log.Partitions()) - 2 // of telemetry
+	layout := a.log.Layout()
 	waiting := map[uint16]*some{}
 	compare := func(partition uint16) error {
 		devices := waiting[partition].names
@@ -103,18 +103,20 @@ func (a *auditor) rollUpOf(ctx context.Context, s *schemas.Schema, r resolution,
 		if err := row.scan(&device, &n); err != nil {
 			return err
 		}
-		p := events.Stream{Kind: events.Telemetry, ID: device}.PartitionIn(partitions)
-		if settled[p].Seq == 0 {
-			continue // no pass yet
-		}
-		if waiting[p] == nil {
-			waiting[p] = &some{}
-		}
-		w := waiting[p]
-		w.names, w.rows = append(w.names, text(device)), w.rows+n
-		if w.rows >= rollUpRows || len(w.names) >= rollUpDevices {
-			if err := compare(p); err != nil {
-				return err
+		for _, stretch := range layout.Way(layout.PartitionOf(events.Slot(device))) { // a bucket is kept for each by itself
+			p := stretch.Partition
+			if settled[p].Seq == 0 {
+				continue // no pass yet
+			}
+			if waiting[p] == nil {
+				waiting[p] = &some{}
+			}
+			w := waiting[p]
+			w.names, w.rows = append(w.names, text(device)), w.rows+n
+			if w.rows >= rollUpRows || len(w.names) >= rollUpDevices {
+				if err := compare(p); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -145,6 +145,7 @@ func (l busyLog) Inspect(ctx context.Context, partition uint16, from, to uint64)
 // TestAuditHarm: what somebody does to the tables is named, each with its place,
 // and nothing else is.
 func TestAuditHarm(t *testing.T) {
+	long(t)
 	s := newStandOf(t, time.Hour)
 	if _, _, err := s.catalog.Add(t.Context(), "odd", odd("")); err != nil {
 		t.Fatal(err)
@@ -205,6 +206,7 @@ func TestAuditHarm(t *testing.T) {
 // TestAuditRollUps: a bucket that is not what its samples make is named, and one
 // whose samples have been deleted after their time is none.
 func TestAuditRollUps(t *testing.T) {
+	long(t)
 	s := newStandOf(t, 100*time.Millisecond)
 	for n := range 100 {
 		s.position(n)

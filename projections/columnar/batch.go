@@ -9,6 +9,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -29,6 +30,7 @@ type batch struct {
 	outcomes []outcome
 
 	registered []registered
+	absent     []span // positions in front of, and between, the events, where the log has none
 }
 
 // registered names a version of a schema.
@@ -53,12 +55,12 @@ func newBatch(mem memory.Allocator) *batch {
 // messages that were accepted without one, fact for what has no table of facts; a repeat gets its row in events and
 // no other. ok is false when the batch has to be inserted first; nothing was
 // added then.
-func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool) {
+func (b *batch) add(e *events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool) {
 	sent, known := e.Received, false // when the device says that it sent it: the time of its first sample
 	payload := e.Payload
 	if fact != nil {
 		var err error
-		if payload, err = fact.Rows(e); err != nil {
+		if payload, err = fact.Rows(*e); err != nil {
 			b.dead = append(b.dead, deadWhole(e, err))
 		} else {
 			schema = fact.Schema
@@ -76,9 +78,9 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, rep
 			b.dead = append(b.dead, deadWhole(e, err))
 		}
 		for _, s := range bad {
-			b.dead = append(b.dead, deadLetter{e, uint32(s.Index), s.Reason, s.Detail, s.Bytes})
+			b.dead = append(b.dead, deadLetter{*e, uint32(s.Index), s.Reason, s.Detail, s.Bytes})
 		}
-		t.meta.append(&e, rows)
+		t.meta.append(e, rows)
 		b.rows += rows
 		b.bytes += int64(rows)*t.width + int64(len(payload))
 		if rows > 0 {
@@ -97,22 +99,45 @@ func (b *batch) add(e events.Event, schema *schemas.Schema, fact *FactTable, rep
 	if e.Stream.Kind == events.SchemaKind {
 		b.registered = append(b.registered, registered{e.Stream.ID, e.Schema})
 	}
-	if o, ok := outcomeOf(&e); ok {
+	if o, ok := outcomeOf(e); ok {
 		b.outcomes = append(b.outcomes, o)
 		b.rows++
 	}
-	b.log.append(&e, repeat, sent.UnixMicro())
+	b.log.append(e, repeat, sent.UnixMicro())
+	b.took(e, repeat)
+	return true
+}
+
+// tryAdd is add with a panic of the code as an error; the batch is of no use then,
+// what is in it may be half an event.
+func (b *batch) tryAdd(e *events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool, err error) {
+	defer projections.Catch(e, &err)
+	return b.add(e, schema, fact, repeat), nil
+}
+
+// addBroken adds an event at which the code broke down: its row in events and a
+// dead letter.
+func (b *batch) addBroken(e *events.Event, broken *projections.BreakdownError, repeat bool) {
+	b.dead = append(b.dead, deadLetter{event: *e, reason: "panic", detail: "the code of the projection broke: " + broken.Panic, bytes: e.Payload})
+	if e.Stream.Kind == events.SchemaKind {
+		b.registered = append(b.registered, registered{e.Stream.ID, e.Schema})
+	}
+	b.log.append(e, repeat, e.Received.UnixMicro())
+	b.took(e, repeat)
+}
+
+// took counts an event that was added.
+func (b *batch) took(e *events.Event, repeat bool) {
 	if repeat {
 		b.repeats++
 	}
 	if b.events == 0 {
-		b.first, b.began = cursorOf(&e), time.Now()
+		b.first, b.began = cursorOf(e), time.Now()
 	}
-	b.last, b.newest = cursorOf(&e), e.Received
+	b.last, b.newest = cursorOf(e), e.Received
 	b.events++
 	b.rows++
 	b.bytes += int64(2*len(e.Payload)) + 256
-	return true
 }
 
 func (b *batch) messageRows(schema *schemas.Schema) *messageRows {
@@ -124,8 +149,8 @@ func (b *batch) messageRows(schema *schemas.Schema) *messageRows {
 	return t
 }
 
-func deadWhole(e events.Event, err error) deadLetter {
-	d := deadLetter{event: e, reason: "undecodable", detail: err.Error(), bytes: e.Payload}
+func deadWhole(e *events.Event, err error) deadLetter {
+	d := deadLetter{event: *e, reason: "undecodable", detail: err.Error(), bytes: e.Payload}
 	var decode *schemas.DecodeError
 	if errors.As(err, &decode) {
 		d.reason, d.sample = string(decode.Reason), uint32(max(decode.Sample, 0))

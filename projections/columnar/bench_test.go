@@ -90,12 +90,12 @@ func BenchmarkInsert(b *testing.B) {
 	if err := w.resume(ctx); err != nil {
 		b.Fatal(err)
 	}
-	if err := ensureTable(ctx, w.conn, "tacho", s); err != nil {
+	if err := messageTable(s).ensure(ctx, w.conn, "tacho", nil); err != nil {
 		b.Fatal(err)
 	}
 	full := newBatch(memory.NewGoAllocator())
 	for n := range benchBlock {
-		full.add(benchEvent(n, s.Version()), s, nil, false)
+		full.add(new(benchEvent(n, s.Version())), s, nil, false)
 	}
 	blk := full.seal()[0]
 	user, password := bb.engine.Writer()
@@ -264,7 +264,7 @@ func BenchmarkBuild(b *testing.B) {
 		n++
 		e.Position.Seq = uint64(n)
 		r.fold(&e)
-		full.add(e, s, nil, false)
+		full.add(&e, s, nil, false)
 		if full.rows >= 200_000 {
 			for _, blk := range full.seal() {
 				blk.release()

@@ -12,6 +12,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/catalog"
 )
 
@@ -38,7 +39,12 @@ type Config struct {
 	// Views are made once the tables of Facts are there, in their order.
 	Views []View
 
+	OnPanic projections.OnPanic
+
 	Logger *slog.Logger
+
+	// Trip, for tests, is called with each event before it is decoded; it may panic.
+	Trip func(*events.Event)
 
 	// Fault, for tests, is asked before and after each step that can fail
 	// ("insert position", "inserted position", "checkpoint" ...); its error is
@@ -85,14 +91,23 @@ type Server struct {
 	Password string
 	Database string // "" is tacho
 	TLS      *tls.Config
+	Shard    Shard // its place among several; see NewShards
 }
 
-// Name returns the database's name.
+// shardSuffix is what is added to the name of the database: that one has the
+// tables of all shards as one.
+const shardSuffix = "_shard"
+
+// Name returns the name of the database that the server's own tables are in.
 func (s Server) Name() string {
-	if s.Database == "" {
-		return "tacho"
+	name := s.Database
+	if name == "" {
+		name = "tacho"
 	}
-	return s.Database
+	if s.Shard.several() {
+		name += shardSuffix
+	}
+	return name
 }
 
 // loopback tells whether the server is on this machine.

@@ -34,6 +34,7 @@ const (
 // checksums, do not agree. What does not apply is empty.
 type Difference struct {
 	Kind      DifferenceKind `json:"kind"`
+	Server    string         `json:"server,omitempty"` // of several shards
 	Table     string         `json:"table,omitempty"`
 	Device    string         `json:"device,omitempty"`
 	Epoch     uint32         `json:"epoch,omitempty"`
@@ -91,6 +92,9 @@ func (r *AuditReport) Equal() bool { return r.Total == 0 }
 // many of one kind do not hide another.
 func (a *auditor) found(d Difference) {
 	d.Count = max(d.Count, 1)
+	if a.cfg.Server.Shard.several() {
+		d.Server = a.cfg.Server.URL
+	}
 	r := a.report
 	r.Total += d.Count
 	r.Counts[d.Kind] += d.Count

@@ -22,14 +22,15 @@ import (
 // The log must not have the events any more, and the writer must be past where
 // they were: neither brings them back then.
 type Erasure struct {
-	Server    Server
-	Schemas   []*schemas.Schema // whose roll-ups there may be
-	Partition uint16            // of the device
+	Server     Server
+	Schemas    []*schemas.Schema // whose roll-ups there may be
+	Partitions []uint16          // that the device is in, or was, and the server has
+	Earlier    []Server          // that have what the device sent before the log was split
 
 	Device   string
 	From, To time.Time // whole microseconds; From zero: from the beginning
 
-	// Pause stops the writer of the partition, which begins anew when it is
+	// Pause stops the writers of the partitions, which begin anew when they are
 	// resumed: while roll-ups are made anew, and to have it forget what it knows.
 	Pause func(context.Context) (resume func(), err error)
 
@@ -63,8 +64,7 @@ func (e *Erasure) Run(ctx context.Context) (map[string]uint64, error) {
 	}
 	defer conn.Close()
 	gone := map[string]uint64{}
-	aside := Replay{Writer: Config{Server: e.Server}}
-	for _, db := range []string{e.Server.Name(), aside.otherName()} {
+	for _, db := range []string{e.Server.Name(), e.Server.aside().Name()} {
 		var there uint64
 		if err := conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = 'events'", db).Scan(&there); err != nil {
 			return gone, fmt.Errorf("erase %s: %w", e.Device, err)
@@ -162,6 +162,11 @@ func (e *Erasure) erase(ctx context.Context, conn clickhouse.Conn, db string) (m
 			return counts, err
 		}
 		e.Tell("removing rows of " + table)
+		if table == "events" {
+			if err := noteRemoved(ctx, conn, db, where); err != nil {
+				return counts, err
+			}
+		}
 		if counts[table], err = remove(ctx, conn, db, table, where); err != nil {
 			return counts, err
 		}
@@ -215,8 +220,12 @@ func (e *Erasure) tables(ctx context.Context, conn clickhouse.Conn, db string) (
 // one that goes.
 func (e *Erasure) repeats(ctx context.Context, conn clickhouse.Conn, db string) (string, error) {
 	table := quote(db) + ".events"
-	rows, err := conn.Query(ctx, fmt.Sprintf("SELECT _epoch, _partition, _seq FROM %s WHERE %s AND kind = 'telemetry' AND repeat AND NOT %s AND received >= %s AND id IN (SELECT id FROM %s WHERE %s AND kind = 'telemetry' AND %s)",
-		table, e.ofDevice(), e.covered(), fmt.Sprintf("fromUnixTimestamp64Micro(%d, 'UTC')", e.To.UnixMicro()), table, e.ofDevice(), e.covered()))
+	earlier, err := e.earlier(ctx)
+	if err != nil {
+		return "", err
+	}
+	rows, err := conn.Query(ctx, fmt.Sprintf("SELECT _epoch, _partition, _seq FROM %s WHERE %s AND kind = 'telemetry' AND repeat AND NOT %s AND received >= %s AND (id IN (SELECT id FROM %s WHERE %s AND kind = 'telemetry' AND %s) OR id IN (%s))",
+		table, e.ofDevice(), e.covered(), fmt.Sprintf("fromUnixTimestamp64Micro(%d, 'UTC')", e.To.UnixMicro()), table, e.ofDevice(), e.covered(), earlier))
 	if err != nil {
 		return "", fmt.Errorf("look for what was sent again: %w", err)
 	}
@@ -230,6 +239,37 @@ func (e *Erasure) repeats(ctx context.Context, conn clickhouse.Conn, db string) 
 		list = append(list, fmt.Sprintf("(%d, %d, %d)", p.Epoch, p.Partition, p.Seq))
 	}
 	return strings.Join(list, ", "), rows.Err()
+}
+
+// earlier lists the ids of events that go from other servers.
+func (e *Erasure) earlier(ctx context.Context) (string, error) {
+	ids := []string{"''"} // no event has none
+	for _, s := range e.Earlier {
+		conn, err := s.Open()
+		if err != nil {
+			return "", err
+		}
+		err = func() error {
+			defer conn.Close()
+			rows, err := conn.Query(ctx, fmt.Sprintf("SELECT DISTINCT id FROM %s.events WHERE %s AND kind = 'telemetry' AND %s", quote(s.Name()), e.ofDevice(), e.covered()))
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var id string
+				if err := rows.Scan(&id); err != nil {
+					return err
+				}
+				ids = append(ids, text(id))
+			}
+			return rows.Err()
+		}()
+		if err != nil {
+			return "", fmt.Errorf("look for what was sent before the log was split: %w", err)
+		}
+	}
+	return strings.Join(ids, ", "), nil
 }
 
 // remove deletes rows and returns how many there were. Asked again it finds

@@ -23,28 +23,30 @@ func (e *Erasure) rollUps(ctx context.Context, conn clickhouse.Conn, db string, 
 			continue
 		}
 		for _, r := range resolutions {
-			if err := e.rollUp(ctx, conn, db, s, r); err != nil {
-				return fmt.Errorf("make roll-up %s anew: %w", r.view(s), err)
+			for _, p := range e.Partitions {
+				if err := e.rollUp(ctx, conn, db, s, r, p); err != nil {
+					return fmt.Errorf("make roll-up %s anew: %w", r.view(s), err)
+				}
 			}
 		}
 	}
 	return nil
 }
 
-func (e *Erasure) rollUp(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema, r resolution) error {
+func (e *Erasure) rollUp(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema, r resolution, partition uint16) error {
 	var there uint64
 	if err := conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", db, r.table(s)).Scan(&there); err != nil || there == 0 {
 		return err
 	}
-	buckets, err := e.touched(ctx, conn, db, s, r)
+	buckets, err := e.touched(ctx, conn, db, s, r, partition)
 	if err != nil {
 		return err
 	}
 	if len(buckets) > 0 {
 		e.Tell(fmt.Sprintf("making %d buckets of %s anew", len(buckets), r.view(s)))
 	}
-	rolled := events.Position{Partition: e.Partition}
-	row := conn.QueryRow(ctx, fmt.Sprintf("SELECT epoch, seq FROM %s.checkpoints WHERE partition = ? AND table = ? ORDER BY epoch DESC, seq DESC LIMIT 1", quote(db)), e.Partition, rollUpName)
+	rolled := events.Position{Partition: partition}
+	row := conn.QueryRow(ctx, fmt.Sprintf("SELECT epoch, seq FROM %s.checkpoints WHERE partition = ? AND table = ? ORDER BY epoch DESC, seq DESC LIMIT 1", quote(db)), partition, rollUpName)
 	if err := row.Scan(&rolled.Epoch, &rolled.Seq); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
@@ -57,14 +59,14 @@ func (e *Erasure) rollUp(ctx context.Context, conn clickhouse.Conn, db string, s
 			}
 			return "(" + strings.Join(parts, " OR ") + ")"
 		}
-		if _, err := remove(ctx, conn, db, r.table(s), e.ofDevice()+" AND "+in("time")); err != nil {
+		if _, err := remove(ctx, conn, db, r.table(s), fmt.Sprintf("%s AND _partition = %d AND %s", e.ofDevice(), partition, in("time"))); err != nil {
 			return err
 		}
-		names, values := rollUpColumns(s, e.Partition, rolled)
+		names, values := rollUpColumns(s, partition, rolled)
 		insert := fmt.Sprintf(`INSERT INTO %s.%s (%s) WITH toDateTime64(%s, 0, 'UTC') AS bucket, %s AS place SELECT %s FROM %s.%s
 			WHERE %s AND _partition = %d AND (_epoch, _seq) <= (%d, %d) AND NOT %s AND %s GROUP BY device, bucket SETTINGS enable_extended_results_for_datetime_functions = 1`,
 			quote(db), quote(r.table(s)), names, r.bucket, place, values, quote(db), quote(s.Name()),
-			e.ofDevice(), e.Partition, rolled.Epoch, rolled.Seq, e.covered(), in("bucket"))
+			e.ofDevice(), partition, rolled.Epoch, rolled.Seq, e.covered(), in("bucket"))
 		if err := conn.Exec(ctx, insert); err != nil {
 			return err
 		}
@@ -74,16 +76,16 @@ func (e *Erasure) rollUp(ctx context.Context, conn clickhouse.Conn, db string, s
 
 // touched returns where the buckets begin, in seconds, ascending: those of
 // samples that go, and those that the roll-up has of samples that expired.
-func (e *Erasure) touched(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema, r resolution) ([]int64, error) {
+func (e *Erasure) touched(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema, r resolution, partition uint16) ([]int64, error) {
 	within := func(column string) string {
 		return strings.ReplaceAll(e.covered(), "received", column)
 	}
 	rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT DISTINCT at FROM (
-			SELECT toUnixTimestamp64Second(toDateTime64(%s, 0, 'UTC')) AS at FROM %s.%s WHERE %s AND %s
-			UNION ALL SELECT toUnixTimestamp64Second(time) FROM %s.%s WHERE %s AND (%s OR %s))
+			SELECT toUnixTimestamp64Second(toDateTime64(%s, 0, 'UTC')) AS at FROM %s.%s WHERE %s AND _partition = %d AND %s
+			UNION ALL SELECT toUnixTimestamp64Second(time) FROM %s.%s WHERE %s AND _partition = %d AND (%s OR %s))
 		ORDER BY at SETTINGS enable_extended_results_for_datetime_functions = 1`,
-		r.bucket, quote(db), quote(s.Name()), e.ofDevice(), e.covered(),
-		quote(db), quote(r.table(s)), e.ofDevice(), within("toDateTime64(_received, 6, 'UTC')"), within("time")))
+		r.bucket, quote(db), quote(s.Name()), e.ofDevice(), partition, e.covered(),
+		quote(db), quote(r.table(s)), e.ofDevice(), partition, within("toDateTime64(_received, 6, 'UTC')"), within("time")))
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,7 @@ func filesWith(t *testing.T, dir, text string) (files []string) {
 // without them makes, and nothing of them is on the disk. Done again it changes
 // nothing.
 func TestErase(t *testing.T) {
+	long(t)
 	const marker = "SECRET-OF-THE-RENTER"
 	var clock atomic.Int64
 	begin := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -144,7 +145,7 @@ func TestErase(t *testing.T) {
 		t.Fatal(err)
 	}
 	erasure := Erasure{
-		Server: b.server, Schemas: b.catalog.Schemas().All(), Device: "car-1", From: from, To: to,
+		Server: b.server, Partitions: []uint16{0}, Schemas: b.catalog.Schemas().All(), Device: "car-1", From: from, To: to,
 		Pause: writers[0].Pause, Tell: func(string) {},
 	}
 	for n := range 2 {
@@ -166,7 +167,7 @@ func TestErase(t *testing.T) {
 	awaitEqual(rolledUp, b.query("SELECT countIf(heading IS NOT NULL) FROM tacho.position"))
 
 	replay := Replay{Writer: cfg, Partitions: []uint16{0, events.ControlPartition}}
-	reports, err := replay.Build(t.Context(), true, 0, silent)
+	reports, err := replay.Build(t.Context(), projections.Order{Dry: true}, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

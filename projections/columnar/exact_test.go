@@ -275,7 +275,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		payload = append(payload, `,{"speed":1}`...)
 	}
 	payload = append(payload, ']')
-	if !w.current.add(events.Event{Stream: events.Stream{Kind: events.Telemetry, ID: "car"}, Payload: payload}, s, nil, false) {
+	if !w.current.add(&events.Event{Stream: events.Stream{Kind: events.Telemetry, ID: "car"}, Payload: payload}, s, nil, false) {
 		t.Fatal("refused")
 	}
 	if got, took := w.current.bytes, w.current.messageRows(s).samples.Bytes(); w.current.rows != 10_001 || got < took {

@@ -27,9 +27,9 @@ func startNATS(t testing.TB, dir string, port int) *server.Server {
 	return s
 }
 
-func connectNATS(t testing.TB, s *server.Server) *nats.Conn {
+func connectNATS(t testing.TB, s *server.Server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	nc, err := nats.Connect(s.ClientURL(), append(opts, nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,21 +20,27 @@ type Keep struct {
 // ensureKept gives a table its time to live since a DateTime, or takes it away; rows that are over
 // it go with the next merges.
 func (w *Writer) ensureKept(ctx context.Context, table, since string, keep time.Duration) error {
+	change := func(engine string) string {
+		want := fmt.Sprintf("%s + toIntervalSecond(%d)", since, int64(keep.Seconds()))
+		switch has := strings.Contains(engine, " TTL "); {
+		case keep == 0 && has:
+			return "REMOVE TTL"
+		case keep > 0 && !strings.Contains(engine, want):
+			return "MODIFY TTL " + want + " SETTINGS materialize_ttl_after_modify = 0"
+		}
+		return ""
+	}
+	if engine := w.known.engine(table); engine != "" && change(engine) == "" {
+		return nil
+	}
 	var engine string
 	if err := w.conn.QueryRow(ctx, "SELECT engine_full FROM system.tables WHERE database = ? AND name = ?", w.cfg.Server.Name(), table).Scan(&engine); err != nil {
 		return fmt.Errorf("time to live of %s: %w", table, err)
 	}
-	want := fmt.Sprintf("%s + toIntervalSecond(%d)", since, int64(keep.Seconds()))
-	change := ""
-	switch has := strings.Contains(engine, " TTL "); {
-	case keep == 0 && has:
-		change = "REMOVE TTL"
-	case keep > 0 && !strings.Contains(engine, want):
-		change = "MODIFY TTL " + want + " SETTINGS materialize_ttl_after_modify = 0"
-	default:
+	if change(engine) == "" {
 		return nil
 	}
-	if err := w.conn.Exec(ctx, "ALTER TABLE "+w.table(table)+" "+change); err != nil {
+	if err := w.conn.Exec(ctx, "ALTER TABLE "+w.table(table)+" "+change(engine)); err != nil {
 		return fmt.Errorf("time to live of %s: %w", table, err)
 	}
 	return nil

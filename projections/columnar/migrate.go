@@ -108,39 +108,51 @@ const (
 	byTerm     = "ReplacingMergeTree(term) ORDER BY partition"
 )
 
+// fixedTables are there whatever the schemas are.
+var fixedTables = []table{
+	{"events", "every event of the log", byPosition, eventColumns, "_seq"},
+	{"dead_letters", "what could not be read", byArrival, deadColumns, "_seq"},
+	{outcomeTable, "what became of it", byArrival, outcomeColumns, "_seq"},
+	{"checkpoints", "how far each table is", bySeq, checkpointColumns, ""},
+	{writersTable, "who may insert", byTerm, writerColumns, ""},
+	absentDefinition,
+}
+
 // Migrate creates the database and the fixed tables where they are missing, and
 // adds the columns that an older release did not have.
+//
+// Errors: ErrOtherShards.
 func Migrate(ctx context.Context, s Server) error {
 	conn, err := s.Open()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if err := s.settle(ctx, conn); err != nil {
+		return err
+	}
 	if err := conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS "+quote(s.Name())); err != nil {
 		return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
 	}
-	for _, t := range []table{
-		{"events", "every event of the log", byPosition, eventColumns, "_seq"},
-		{"dead_letters", "what could not be read", byArrival, deadColumns, "_seq"},
-		{outcomeTable, "what became of it", byArrival, outcomeColumns, "_seq"},
-		{"checkpoints", "how far each table is", bySeq, checkpointColumns, ""},
-		{writersTable, "who may insert", byTerm, writerColumns, ""},
-	} {
-		if err := t.ensure(ctx, conn, s.Name()); err != nil {
+	have, err := takeStock(ctx, conn, s.Name())
+	if err != nil {
+		return fmt.Errorf("migrate ClickHouse database: %w", err)
+	}
+	for _, t := range fixedTables {
+		if err := t.ensure(ctx, conn, s.Name(), have); err != nil {
 			return fmt.Errorf("migrate ClickHouse database %s: %w", s.Name(), err)
 		}
 	}
 	return nil
 }
 
-// ensureTable creates a message type's table or adds what it lacks.
-func ensureTable(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema) error {
+// messageTable is a message type's, or that of a kind of facts.
+func messageTable(s *schemas.Schema) *table {
 	columns := tableColumns(s)
 	if schemas.ValidName(s.Name()) == nil { // facts are kept
 		columns = append(columns, storedColumn)
 	}
-	t := table{s.Name(), s.Description(), byTime, columns, "_seq"}
-	return t.ensure(ctx, conn, db)
+	return &table{s.Name(), s.Description(), byTime, columns, "_seq"}
 }
 
 func tableColumns(s *schemas.Schema) []schemas.Column {
@@ -169,7 +181,10 @@ func (t *table) create(db string) string {
 
 // ensure creates the table or adds what it lacks, before the first row that
 // needs it. What is there stays: a version of another process may know more.
-func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string) error {
+func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string, known *stock) error {
+	if known.has(t) {
+		return nil
+	}
 	if err := conn.Exec(ctx, t.create(db)); err != nil {
 		return fmt.Errorf("create table %s: %w", t.name, err)
 	}
@@ -177,7 +192,19 @@ func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string) err
 	if err != nil {
 		return err
 	}
-	var changes []string
+	changes := t.changes(have)
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s.%s %s", quote(db), quote(t.name), strings.Join(changes, ", "))); err != nil {
+		return fmt.Errorf("alter table %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// changes are what makes a table with the columns that there are one as it
+// should be.
+func (t *table) changes(have map[string]string) (changes []string) {
 	place := "FIRST"
 	for _, c := range t.columns {
 		switch typ, ok := have[c.Name]; {
@@ -188,13 +215,7 @@ func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string) err
 		}
 		place = "AFTER " + quote(c.Name)
 	}
-	if len(changes) == 0 {
-		return nil
-	}
-	if err := conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s.%s %s", quote(db), quote(t.name), strings.Join(changes, ", "))); err != nil {
-		return fmt.Errorf("alter table %s: %w", t.name, err)
-	}
-	return nil
+	return changes
 }
 
 func columnTypes(ctx context.Context, conn clickhouse.Conn, db, table string) (map[string]string, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 )
 
 // TestOutcomesCrash: writers and servers die among replays and drops; in the end
@@ -109,6 +110,7 @@ func TestOutcomesCrash(t *testing.T) {
 // TestEraseTakesReplays: what a device sent is forgotten together with what came
 // back of it later, as that keeps the arrival it had; a rebuild is equal.
 func TestEraseTakesReplays(t *testing.T) {
+	long(t)
 	s := newStand(t)
 	s.position(1)
 	var letters []events.Event
@@ -143,7 +145,7 @@ func TestEraseTakesReplays(t *testing.T) {
 	if err := s.log.Erase(t.Context(), letters[0].Position, letters[1].Position, letters[2].Position, replay); err != nil {
 		t.Fatal(err)
 	}
-	erasure := Erasure{Server: s.server, Schemas: s.catalog.Schemas().All(), Device: "car-1", To: to, Pause: s.pause, Tell: func(string) {}}
+	erasure := Erasure{Server: s.server, Partitions: []uint16{0}, Schemas: s.catalog.Schemas().All(), Device: "car-1", To: to, Pause: s.pause, Tell: func(string) {}}
 	counts, err := erasure.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +157,7 @@ func TestEraseTakesReplays(t *testing.T) {
 	s.expect("SELECT count() FROM tacho.position", "(0)")
 	s.send("car-2", "position", `{"time":1700000000000,"speed":8}`)
 	s.awaitAll()
-	reports, err := s.replay.Build(t.Context(), true, 0, silent)
+	reports, err := s.replay.Build(t.Context(), projections.Order{Dry: true}, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

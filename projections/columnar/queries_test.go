@@ -33,13 +33,26 @@ func TestQuestions(t *testing.T) {
 	}
 	controlled := make(chan error, 1)
 	go func() { controlled <- control.Run(t.Context()) }()
+	user, password := b.engine.Analyst()
+	askQuestions(b, Server{URL: b.server.URL, User: user, Password: password}, func() {
+		b.await(w)
+		b.await(control)
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// askQuestions sends what a fleet does to writers that await waits for, with all
+// that follows from it, and asks as the analyst.
+func askQuestions(b *bench, as Server, await func()) {
+	t := b.t
 	fleet := sendFleet(b)
 	b.send("car-1", "position", `{"latitude":"north"}`)
 	b.send("car-2", "position", `{"time":1700090000000,"latitude":52.5,"longitude":13.4,"speed":1,"wipers":true}`)
 	b.send("car-2", "position", `{"time":1700090000000,"latitude":52.5,"longitude":13.4,"speed":1,"wipers":true}`)
 	b.send("car-3", "position", fmt.Sprintf(`{"time":%d,"speed":2}`, time.Now().Add(48*time.Hour).UnixMilli()))
-	b.await(w)
-	b.await(control)
+	await()
 
 	text, err := os.ReadFile("QUERIES.md")
 	if err != nil {
@@ -49,8 +62,7 @@ func TestQuestions(t *testing.T) {
 	if len(questions) != 20 {
 		t.Fatalf("%d questions", len(questions))
 	}
-	user, password := b.engine.Analyst()
-	analyst := &bench{t: t, server: Server{URL: b.server.URL, User: user, Password: password}}
+	analyst := &bench{t: t, server: as}
 	answers := map[string]string{}
 	for _, q := range questions {
 		answers[q[1]] = analyst.query(strings.TrimSpace(q[3]))
@@ -111,12 +123,8 @@ func TestQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.send("car-1", "tyre", `{"pressure":240}`)
-	b.await(w)
-	b.await(control)
+	await()
 	b.expect("SELECT device, signal, present, samples FROM tacho.coverage WHERE message = 'tyre'", "('car-1','pressure',1,1)")
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 const driveStart = 1_700_000_000_000 // epoch milliseconds

@@ -3,10 +3,13 @@ package columnar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/projections/history"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -28,10 +31,13 @@ func (w *Writer) read(ctx context.Context) error {
 		before := r.seen.Load()
 		err := r.follow(ctx)
 		var truncated *events.TruncatedError
+		var missing *history.MissingError
 		switch {
+		case isBroken(err):
+			return err
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, events.ErrDiverged), errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrInvalid), errors.As(err, &truncated):
+		case errors.Is(err, events.ErrDiverged), errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrInvalid), errors.As(err, &truncated), errors.As(err, &missing):
 			return err
 		case err != nil:
 			w.failed(readStep, err)
@@ -46,6 +52,11 @@ func (w *Writer) read(ctx context.Context) error {
 		}
 		pause = min(2*pause, 5*time.Second)
 	}
+}
+
+func isBroken(err error) bool {
+	_, broken := projections.Broken(err)
+	return broken
 }
 
 // follow reads with one subscription, under a watchdog.
@@ -71,32 +82,22 @@ func (r *reader) follow(ctx context.Context) error {
 			return err
 		}
 		repeat := e.Stream.Kind == events.Telemetry && r.repeats.fold(&e)
-		if !r.add(ctx, e, schema, repeat) {
-			return nil
+		if ok, err := r.add(ctx, &e, schema, repeat); !ok || err != nil {
+			return err
 		}
 		r.cursor = cursorOf(&e)
 	}
 	return nil
 }
 
-// add waits until the event has room; it has not when ctx ended.
-func (r *reader) add(ctx context.Context, e events.Event, schema *schemas.Schema, repeat bool) bool {
-	fact := r.facts[e.Stream.Kind]
+// add waits until the event has room; it has not when ctx ended. After an error
+// the batch is of no use.
+func (r *reader) add(ctx context.Context, e *events.Event, schema *schemas.Schema, repeat bool) (ok bool, err error) {
 	for {
-		r.mu.Lock()
-		taken := r.taken
-		if !r.full && r.current.add(e, schema, fact, repeat) {
-			first := r.current.events == 1
-			r.full = r.current.rows >= r.cfg.MaxRows || r.current.bytes >= r.cfg.MaxBytes
-			wake := first || r.full
-			r.mu.Unlock()
-			if wake {
-				r.wake()
-			}
-			return true
+		taken, ok, err := r.tryAdd(e, schema, repeat)
+		if ok || err != nil {
+			return ok, err
 		}
-		r.full = true
-		r.mu.Unlock()
 		r.wake()
 		r.blocked.Store(true)
 		select {
@@ -105,9 +106,51 @@ func (r *reader) add(ctx context.Context, e events.Event, schema *schemas.Schema
 		}
 		r.blocked.Store(false)
 		if ctx.Err() != nil {
-			return false
+			return false, nil
 		}
 	}
+}
+
+// tryAdd adds an event unless the batch has no room for it; taken is closed when
+// there may be.
+func (r *reader) tryAdd(e *events.Event, schema *schemas.Schema, repeat bool) (taken <-chan struct{}, ok bool, err error) {
+	fact := r.facts[e.Stream.Kind]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken = r.taken
+	if !r.full {
+		if broken := r.suspects[e.Position]; broken != nil {
+			r.current.addBroken(e, broken, repeat)
+			ok = true
+		} else if ok, err = r.decode(r.current, e, schema, fact, repeat); err != nil {
+			r.current = newBatch(r.mem)
+			return taken, false, err
+		}
+	}
+	if !ok {
+		r.full = true
+		return taken, false, nil
+	}
+	first := r.current.events == 1
+	if at, seq := r.cursor.Position.Seq, e.Position.Seq; seq > at+1 {
+		r.current.absent = append(r.current.absent, span{at + 1, seq - 1})
+	}
+	r.full = r.current.rows >= r.cfg.MaxRows || r.current.bytes >= r.cfg.MaxBytes
+	if first || r.full {
+		r.wake()
+	}
+	return taken, true, nil
+}
+
+// decode adds an event to a batch.
+func (w *Writer) decode(b *batch, e *events.Event, schema *schemas.Schema, fact *FactTable, repeat bool) (ok bool, err error) {
+	if w.cfg.Trip != nil {
+		trip := *e // so that an event need not leave the stack for the sake of tests
+		if err := projections.Guard(&trip, func() error { w.cfg.Trip(&trip); return nil }); err != nil {
+			return false, err
+		}
+	}
+	return b.tryAdd(e, schema, fact, repeat)
 }
 
 // watch ends a subscription that brings nothing though the log has more: a
@@ -149,5 +192,13 @@ func (r *reader) schemaOf(ctx context.Context, e *events.Event) (*schemas.Schema
 	}
 	r.blocked.Store(true)
 	defer r.blocked.Store(false)
-	return r.cfg.Catalog.Await(ctx, e.Type, e.Schema)
+	told := false
+	schema, err := r.cfg.Catalog.Await(ctx, e.Type, e.Schema, func(err error) {
+		told = true
+		r.failed(decodeStep, fmt.Errorf("event %s of %s waits: %w", e.Position, e.Stream.ID, err))
+	})
+	if told && err == nil {
+		r.mended()
+	}
+	return schema, err
 }

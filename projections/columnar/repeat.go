@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"slices"
+	"strings"
 
 	"github.com/zeebo/xxh3"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/history"
 )
 
 // How far back a message is recognised as one that the device has sent before:
@@ -26,6 +30,7 @@ const (
 type repeats struct {
 	epoch   uint32
 	devices map[string]*recent
+	before  uint64 // positions in front of the partition's first: those of the partitions its devices were in before
 
 	last   uint64 // sequence of the event folded last, and the answer: it may come again
 	answer bool
@@ -35,10 +40,12 @@ type repeats struct {
 // they stand. Ids are only compared within a device. The lowest bytes of the
 // hashes stand together so that most of the others need not be read.
 type recent struct {
-	ids, seqs []uint64
-	low       []byte
-	next      int
+	ids  []heard
+	low  []byte
+	next int
 }
+
+type heard struct{ id, seq uint64 } // seq counts along the way of a device's partitions
 
 func newRepeats() *repeats { return &repeats{devices: map[string]*recent{}} }
 
@@ -51,22 +58,17 @@ func (r *repeats) fold(e *events.Event) bool {
 	if e.Position.Seq == r.last {
 		return r.answer
 	}
-	d := r.devices[e.Stream.ID]
-	if d == nil {
-		d = &recent{}
-		r.devices[e.Stream.ID] = d
-	}
-	r.last, r.answer = e.Position.Seq, d.fold(xxh3.HashString(e.ID), e.Position.Seq)
+	r.last, r.answer = e.Position.Seq, r.of(e.Stream.ID).fold(xxh3.HashString(e.ID), r.before+e.Position.Seq)
 	return r.answer
 }
 
 func (d *recent) fold(id, seq uint64) bool {
 	repeat := d.knows(id, seq)
 	if len(d.ids) < repeatIDs {
-		d.ids, d.seqs, d.low = append(d.ids, id), append(d.seqs, seq), append(d.low, byte(id))
+		d.ids, d.low = append(d.ids, heard{id, seq}), append(d.low, byte(id))
 		return repeat
 	}
-	d.ids[d.next], d.seqs[d.next], d.low[d.next] = id, seq, byte(id)
+	d.ids[d.next], d.low[d.next] = heard{id, seq}, byte(id)
 	d.next = (d.next + 1) % repeatIDs
 	return repeat
 }
@@ -77,16 +79,67 @@ func (d *recent) knows(id, seq uint64) bool {
 		if j < 0 {
 			return false
 		}
-		if i += j; d.ids[i] == id && seq-d.seqs[i] <= repeatReach {
+		if i += j; d.ids[i].id == id && seq-d.ids[i].seq <= repeatReach {
 			return true
 		}
 	}
 }
 
-// restoreRepeats folds what lies before the checkpoint, as tacho.events has it.
+// begin folds what devices that have their history elsewhere, as the log was split,
+// sent before a sequence of the partition comes. read yields what a partition has
+// after one sequence and up to another. Positions count on over a seam, and so does
+// what is recognised.
+func (r *repeats) begin(ctx context.Context, log events.Log, partition uint16, at uint64, read func(partition uint16, after, upTo uint64) iter.Seq2[events.Event, error]) error {
+	layout := log.Layout()
+	way := layout.Way(partition)
+	r.before = 0
+	if len(way) == 1 {
+		return nil
+	}
+	bounds, err := log.Bounds(ctx, partition)
+	if err != nil {
+		return err
+	}
+	r.epoch = bounds.Oldest.Epoch
+	for _, s := range way[:len(way)-1] {
+		r.before += s.UpTo
+	}
+	at += r.before
+	offset := uint64(0)
+	for _, s := range way[:len(way)-1] {
+		if after := at - min(at, repeatReach); after < offset+s.UpTo {
+			for e, err := range read(s.Partition, after-min(after, offset), s.UpTo) {
+				if err != nil {
+					return err
+				}
+				if e.Stream.Kind == events.Telemetry && layout.Passes(events.Slot(e.Stream.ID), partition) {
+					r.of(e.Stream.ID).fold(xxh3.HashString(e.ID), offset+e.Position.Seq)
+				}
+			}
+		}
+		offset += s.UpTo
+	}
+	return nil
+}
+
+// of returns what a device sent last.
+func (r *repeats) of(device string) *recent {
+	d := r.devices[device]
+	if d == nil {
+		d = &recent{}
+		r.devices[strings.Clone(device)] = d // an event points into memory of others
+	}
+	return d
+}
+
+// restoreRepeats folds what lies before the checkpoint: as tacho.events has it, and,
+// of partitions in which the devices were before, the log.
 func (w *Writer) restoreRepeats(ctx context.Context) error {
 	w.repeats = newRepeats()
 	at := w.checkpoint.Position
+	if err := w.repeats.begin(ctx, w.cfg.Log, w.cfg.Partition, at.Seq, w.scan(ctx)); err != nil {
+		return fmt.Errorf("restore what devices sent before the log was split: %w", err)
+	}
 	if at.Seq == 0 {
 		return nil
 	}
@@ -111,14 +164,91 @@ func (w *Writer) restoreRepeats(ctx context.Context) error {
 			order[i] = i
 		}
 		slices.SortFunc(order, func(a, b int) int { return cmp.Compare(seqs[a], seqs[b]) })
-		d := &recent{}
+		d := w.repeats.of(device)
 		for _, i := range order {
-			d.fold(ids[i], seqs[i])
+			d.fold(ids[i], w.repeats.before+seqs[i])
 		}
-		w.repeats.devices[device] = d
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("restore what devices sent last: %w", err)
 	}
 	return nil
+}
+
+// scan reads stretches of partitions in which devices were before: from the tables
+// where these have them whole, else from the log and its archive. What neither has
+// any more is not recognised when it comes again.
+func (w *Writer) scan(ctx context.Context) func(partition uint16, after, upTo uint64) iter.Seq2[events.Event, error] {
+	return func(partition uint16, after, upTo uint64) iter.Seq2[events.Event, error] {
+		return func(yield func(events.Event, error) bool) {
+			bounds, err := w.cfg.Log.Bounds(ctx, partition)
+			if err != nil {
+				yield(events.Event{}, err)
+				return
+			}
+			at, err := readCheckpoint(ctx, w.conn, w.cfg.Server.Name(), partition)
+			if err != nil {
+				yield(events.Event{}, err)
+				return
+			}
+			read := w.scanLog
+			if at.Position.Epoch == bounds.Oldest.Epoch && at.Position.Seq >= upTo {
+				read = w.scanTable
+			}
+			from := bounds.Oldest
+			from.Seq = after
+			read(ctx, from, upTo, yield)
+		}
+	}
+}
+
+// scanTable yields what devices sent last, of each in its order: no more is kept.
+func (w *Writer) scanTable(ctx context.Context, after events.Position, upTo uint64, yield func(events.Event, error) bool) {
+	rows, err := w.conn.Query(ctx, fmt.Sprintf(`SELECT device, id, _seq FROM (
+			SELECT device, id, _seq FROM %s WHERE _epoch = ? AND _partition = ? AND _seq > ? AND _seq <= ? AND kind = 'telemetry'
+			ORDER BY device, _seq DESC LIMIT ? BY device) ORDER BY device, _seq`, w.table("events")),
+		after.Epoch, after.Partition, after.Seq, upTo, repeatIDs)
+	if err != nil {
+		yield(events.Event{}, err)
+		return
+	}
+	defer rows.Close()
+	for rows.Next() {
+		e := events.Event{Stream: events.Stream{Kind: events.Telemetry}, Position: after}
+		if err := rows.Scan(&e.Stream.ID, &e.ID, &e.Position.Seq); err != nil {
+			yield(events.Event{}, err)
+			return
+		}
+		if !yield(e, nil) {
+			return
+		}
+	}
+	if err := rows.Err(); err != nil {
+		yield(events.Event{}, err)
+	}
+}
+
+func (w *Writer) scanLog(ctx context.Context, after events.Position, upTo uint64, yield func(events.Event, error) bool) {
+	from, only := events.Cursor{Position: after}, events.Filter{Kinds: []events.Kind{events.Telemetry}}
+	for again := true; again; {
+		again = false
+		for e, err := range w.cfg.Log.Scan(ctx, after.Partition, from, upTo, only) {
+			gone := from.Position.Seq
+			var truncated *events.TruncatedError
+			var missing *history.MissingError
+			if errors.As(err, &truncated) {
+				gone = truncated.Oldest.Seq - 1
+			} else if errors.As(err, &missing) {
+				gone = missing.Last
+			}
+			if again = gone > from.Position.Seq; again {
+				from.Position.Seq, from.ID = gone, ""
+				break
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+			from = e.Cursor()
+		}
+	}
 }

@@ -27,6 +27,7 @@ const (
 // Undo.
 type Replay struct {
 	Writer     Config // of a serving writer; Partition is not used
+	Shards     Shards // several are replayed at once, and swapped together, instead of Writer.Server
 	Partitions []uint16
 	Pause      func(context.Context) (resume func(), err error) // stops the serving writers where they can go on
 
@@ -34,25 +35,69 @@ type Replay struct {
 	Fault func(step string) error
 }
 
-// otherName is the database beside the serving one.
-func (r *Replay) otherName() string { return r.Writer.Server.Name() + "_replay" }
+// A replayed is a server whose tables are built anew.
+type replayed struct {
+	Server
+	conn clickhouse.Conn
+}
+
+// other is the database beside the serving one.
+func (s replayed) other() string { return s.aside().Name() }
+
+// open connects to all servers, none of which may be half swapped.
+func (r *Replay) open(ctx context.Context) (all []replayed, done func(), err error) {
+	shards := r.Shards
+	if !shards.Several() {
+		shards = NewShards("", r.Writer.Server)
+	}
+	done = func() {
+		for _, s := range all {
+			_ = s.conn.Close()
+		}
+	}
+	for _, server := range shards.Servers {
+		conn, err := server.Open()
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		all = append(all, replayed{server, conn})
+		unfinished, err := decided(ctx, shards, server)
+		if err == nil && unfinished {
+			err = fmt.Errorf("at %s (remedy: start the node again, which finishes it): %w", server.URL, projections.ErrSwapUnfinished)
+		}
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+	}
+	return all, done, nil
+}
+
+// having is the server that has a partition.
+func having(servers []replayed, partition uint16) replayed {
+	return servers[int(partition)%len(servers)]
+}
 
 // Build builds the tables anew up to the live end, compares them with those that
-// serve and, unless dry, swaps them. rate bounds the events a second over all
-// partitions, 0 not; progress hears about five times a second.
-func (r *Replay) Build(ctx context.Context, dry bool, rate float64, progress func(projections.Progress)) ([]projections.TableReport, error) {
-	conn, err := r.Writer.Server.Open()
+// serve and, unless dry, swaps them; progress hears about five times a second.
+func (r *Replay) Build(ctx context.Context, order projections.Order, progress func(projections.Progress)) ([]projections.TableReport, error) {
+	parked, tell := &projections.Casualties{}, progress
+	progress = func(p projections.Progress) { tell(parked.In(p)) }
+	servers, done, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	if err := r.readable(ctx, conn, phaseBuilding); err != nil {
+	defer done()
+	if err := r.readable(ctx, servers, phaseBuilding); err != nil {
 		return nil, err
 	}
-	if err := r.begin(ctx, conn); err != nil {
-		return nil, err
+	for _, s := range servers {
+		if err := r.begin(ctx, s); err != nil {
+			return nil, err
+		}
 	}
-	building, err := r.start(ctx, rate)
+	building, err := r.start(ctx, servers, order, parked)
 	if err != nil {
 		return nil, err
 	}
@@ -60,10 +105,23 @@ func (r *Replay) Build(ctx context.Context, dry bool, rate float64, progress fun
 	if err := building.CatchUp(ctx, "building", projections.NearEnd, progress); err != nil {
 		return nil, err
 	}
+	end, err := r.end(ctx) // or the last events would not be compared
+	if err != nil {
+		return nil, err
+	}
+	if err := building.CatchUp(ctx, "building", projections.At(end), progress); err != nil {
+		return nil, err
+	}
 	progress(building.Done(projections.Progress{Phase: "comparing"}))
-	reports, err := r.compare(ctx, conn)
-	if err != nil || dry {
-		return reports, err
+	var reports []projections.TableReport
+	for _, s := range servers {
+		some, err := r.compare(ctx, s)
+		if reports = joinReports(reports, some); err != nil {
+			return reports, err
+		}
+	}
+	if order.Dry {
+		return reports, nil
 	}
 	progress(building.Done(projections.Progress{Phase: "swapping"}))
 	resume, err := r.Pause(ctx)
@@ -71,9 +129,13 @@ func (r *Replay) Build(ctx context.Context, dry bool, rate float64, progress fun
 		return reports, err
 	}
 	defer resume()
-	stood, err := checkpoints(ctx, conn, r.Writer.Server.Name())
-	if err != nil {
-		return reports, err
+	var stood []events.Position
+	for _, s := range servers {
+		some, err := checkpoints(ctx, s.conn, s.Name())
+		if err != nil {
+			return reports, err
+		}
+		stood = append(stood, some...)
 	}
 	goal := projections.NearEnd
 	if len(stood) > 0 {
@@ -85,25 +147,41 @@ func (r *Replay) Build(ctx context.Context, dry bool, rate float64, progress fun
 	if err := building.Stop(); err != nil {
 		return reports, err
 	}
-	return reports, r.exchange(ctx, conn)
+	return reports, r.exchange(ctx, servers)
+}
+
+// end returns the newest event of each partition.
+func (r *Replay) end(ctx context.Context) (all []events.Position, err error) {
+	for _, partition := range r.Partitions {
+		bounds, err := r.Writer.Log.Bounds(ctx, partition)
+		if err != nil {
+			return nil, fmt.Errorf("look for the live end: %w", err)
+		}
+		if bounds.Newest.Seq > 0 {
+			all = append(all, bounds.Newest)
+		}
+	}
+	return all, nil
 }
 
 // Undo swaps back what served before the last replay. Its writers go on where
 // they stood then.
 func (r *Replay) Undo(ctx context.Context) error {
-	conn, err := r.Writer.Server.Open()
+	servers, done, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	phase, err := r.phase(ctx, conn)
-	if err != nil {
-		return err
+	defer done()
+	for _, s := range servers {
+		phase, err := s.phase(ctx)
+		if err != nil {
+			return err
+		}
+		if phase != phaseBefore {
+			return projections.ErrNothingToUndo
+		}
 	}
-	if phase != phaseBefore {
-		return projections.ErrNothingToUndo
-	}
-	if err := r.readable(ctx, conn, phaseBefore); err != nil {
+	if err := r.readable(ctx, servers, phaseBefore); err != nil {
 		return err
 	}
 	resume, err := r.Pause(ctx)
@@ -111,24 +189,69 @@ func (r *Replay) Undo(ctx context.Context) error {
 		return err
 	}
 	defer resume()
-	return r.exchange(ctx, conn)
+	return r.exchange(ctx, servers)
+}
+
+// Discard drops what a replay has built that was not swapped in, and returns when
+// its room on the disk is free; the next one begins anew. None may run.
+//
+// Errors: projections.ErrNothingToDiscard, projections.ErrSwapUnfinished.
+func (r *Replay) Discard(ctx context.Context) error {
+	servers, done, err := r.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	var half []replayed
+	for _, s := range servers {
+		phase, err := s.phase(ctx)
+		if err != nil {
+			return err
+		}
+		there, err := s.built(ctx)
+		if err != nil {
+			return err
+		}
+		if there && phase != phaseBefore { // one without a phase was just begun
+			half = append(half, s)
+		}
+	}
+	if len(half) == 0 {
+		return projections.ErrNothingToDiscard
+	}
+	for _, s := range half {
+		if err := dropDatabase(ctx, s.conn, s.other()); err != nil {
+			return fmt.Errorf("discard replay: %w", err)
+		}
+	}
+	return nil
+}
+
+// built tells whether there is a database beside the serving one.
+func (s replayed) built(ctx context.Context) (bool, error) {
+	var n uint64
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM system.databases WHERE name = ?", s.other()).Scan(&n); err != nil {
+		return false, fmt.Errorf("look for an earlier replay: %w", err)
+	}
+	return n > 0, nil
 }
 
 // Check tells whether a replay could read all that it needs.
 //
 // Errors: *events.TruncatedError when the log was purged beyond.
 func (r *Replay) Check(ctx context.Context) error {
-	conn, err := r.Writer.Server.Open()
+	servers, done, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return r.readable(ctx, conn, phaseBuilding)
+	defer done()
+	return r.readable(ctx, servers, phaseBuilding)
 }
 
-// readable tells whether the log has what the other database lacks: everything,
-// unless it is in the phase from which it would go on.
-func (r *Replay) readable(ctx context.Context, conn clickhouse.Conn, from string) error {
+// readable tells whether the log, with its archive if it has one, has what the
+// other database lacks: everything, unless it is in the phase from which it would
+// go on.
+func (r *Replay) readable(ctx context.Context, servers []replayed, from string) error {
 	for _, partition := range r.Partitions {
 		bounds, err := r.Writer.Log.Bounds(ctx, partition)
 		if err != nil {
@@ -137,27 +260,55 @@ func (r *Replay) readable(ctx context.Context, conn clickhouse.Conn, from string
 		if bounds.Oldest.Seq == 1 {
 			continue
 		}
-		at := events.Position{Epoch: bounds.Oldest.Epoch, Partition: partition}
-		phase, err := r.phase(ctx, conn)
+		at := events.Cursor{Position: events.Position{Epoch: bounds.Oldest.Epoch, Partition: partition}}
+		s := having(servers, partition)
+		phase, err := s.phase(ctx)
 		if err != nil {
 			return err
 		}
 		if phase == from {
-			c, err := readCheckpoint(ctx, conn, r.otherName(), partition)
+			c, err := readCheckpoint(ctx, s.conn, s.other(), partition)
 			if err != nil {
 				return err
 			}
-			at.Seq = c.Position.Seq
+			if c.Position.Seq > 0 {
+				at = c
+			}
 		}
-		if at.Seq+1 < bounds.Oldest.Seq {
-			return fmt.Errorf("the tables cannot be built from a log that was purged (remedy: refill a log from the archive and replay that): %w",
-				&events.TruncatedError{Asked: at, Oldest: bounds.Oldest})
+		if _, err := r.Writer.Log.Locate(ctx, partition, events.After(at)); err != nil {
+			return fmt.Errorf("the tables cannot be built from the log (remedy: refill one from an archive of files and replay that): %w", err)
 		}
 	}
 	return nil
 }
 
-func (r *Replay) exchange(ctx context.Context, conn clickhouse.Conn) error {
+// upToDate tells whether the tables that serve have all that was purged from the
+// log: after an undo, what came meanwhile is in the other database alone until
+// the writers have caught up, and a replay that begins drops that.
+func (r *Replay) upToDate(ctx context.Context, s replayed) error {
+	for _, partition := range r.Partitions {
+		if !s.Shard.Has(partition) {
+			continue
+		}
+		bounds, err := r.Writer.Log.Bounds(ctx, partition)
+		if err != nil {
+			return fmt.Errorf("look whether the log can be replayed: %w", err)
+		}
+		if bounds.Oldest.Seq == 1 {
+			continue
+		}
+		c, err := readCheckpoint(ctx, s.conn, s.Name(), partition)
+		if err != nil {
+			return err
+		}
+		if c.Position.Epoch < bounds.Oldest.Epoch || c.Position.Seq+1 < bounds.Oldest.Seq {
+			return fmt.Errorf("begin replay: the tables that serve are at %s of a log that was purged up to %d: they are being brought up to date from those that an undo has put aside (remedy: wait until the projection has caught up)", c.Position, bounds.Oldest.Seq-1)
+		}
+	}
+	return nil
+}
+
+func (r *Replay) exchange(ctx context.Context, servers []replayed) error {
 	fault := r.Fault
 	if fault == nil {
 		fault = func(string) error { return nil }
@@ -165,35 +316,43 @@ func (r *Replay) exchange(ctx context.Context, conn clickhouse.Conn) error {
 	// From here on it must not be half done because somebody lost patience.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if err := r.setPhase(ctx, conn, phaseBefore); err != nil {
-		return err
+	for _, s := range servers {
+		if err := s.setPhase(ctx, phaseBefore); err != nil {
+			return err
+		}
 	}
-	return swap(ctx, conn, r.Writer.Server.Name(), r.otherName(), fault)
+	return swap(ctx, servers, fault)
 }
 
 // begin makes the database, or finds the one that an interrupted replay left.
-func (r *Replay) begin(ctx context.Context, conn clickhouse.Conn) error {
-	phase, err := r.phase(ctx, conn)
+func (r *Replay) begin(ctx context.Context, s replayed) error {
+	phase, err := s.phase(ctx)
 	if err != nil {
 		return err
 	}
 	if phase == phaseBuilding {
 		return nil
 	}
-	for _, sql := range []string{"DROP DATABASE IF EXISTS " + quote(r.otherName()) + " SYNC", "CREATE DATABASE " + quote(r.otherName())} {
-		if err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("begin replay: %w", err)
+	if phase == phaseBefore {
+		if err := r.upToDate(ctx, s); err != nil {
+			return err
 		}
 	}
-	return r.setPhase(ctx, conn, phaseBuilding)
+	if err := dropDatabase(ctx, s.conn, s.other()); err != nil {
+		return fmt.Errorf("begin replay: %w", err)
+	}
+	if err := s.conn.Exec(ctx, "CREATE DATABASE "+quote(s.other())); err != nil {
+		return fmt.Errorf("begin replay: %w", err)
+	}
+	return s.setPhase(ctx, phaseBuilding)
 }
 
 // phase is "" when there is no database beside the serving one.
-func (r *Replay) phase(ctx context.Context, conn clickhouse.Conn) (phase string, err error) {
+func (s replayed) phase(ctx context.Context) (phase string, err error) {
 	var n uint64
-	err = conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", r.otherName(), phaseTable).Scan(&n)
+	err = s.conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", s.other(), phaseTable).Scan(&n)
 	if err == nil && n > 0 {
-		err = conn.QueryRow(ctx, fmt.Sprintf("SELECT argMax(phase, at) FROM %s.%s", quote(r.otherName()), quote(phaseTable))).Scan(&phase)
+		err = s.conn.QueryRow(ctx, fmt.Sprintf("SELECT argMax(phase, at) FROM %s.%s", quote(s.other()), quote(phaseTable))).Scan(&phase)
 	}
 	if err != nil {
 		return "", fmt.Errorf("look for an earlier replay: %w", err)
@@ -201,13 +360,13 @@ func (r *Replay) phase(ctx context.Context, conn clickhouse.Conn) (phase string,
 	return phase, nil
 }
 
-func (r *Replay) setPhase(ctx context.Context, conn clickhouse.Conn, phase string) error {
-	table := quote(r.otherName()) + "." + quote(phaseTable)
+func (s replayed) setPhase(ctx context.Context, phase string) error {
+	table := quote(s.other()) + "." + quote(phaseTable)
 	for _, sql := range []string{
 		"CREATE TABLE IF NOT EXISTS " + table + " (at DateTime64(9), phase String) ENGINE = MergeTree ORDER BY at",
 		fmt.Sprintf("INSERT INTO %s VALUES (now64(9), %s)", table, text(phase)),
 	} {
-		if err := conn.Exec(ctx, sql); err != nil {
+		if err := s.conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("note phase %s of the replay: %w", phase, err)
 		}
 	}
@@ -215,13 +374,14 @@ func (r *Replay) setPhase(ctx context.Context, conn clickhouse.Conn, phase strin
 }
 
 // start lets writers build the other database, at a bounded rate.
-func (r *Replay) start(ctx context.Context, rate float64) (*projections.Rebuild, error) {
+func (r *Replay) start(ctx context.Context, servers []replayed, order projections.Order, parked *projections.Casualties) (*projections.Rebuild, error) {
 	var writers []projections.Runner
-	limited := projections.Throttle(r.Writer.Log, rate)
+	limited := projections.Throttle(r.Writer.Log, order.Rate)
 	for _, p := range r.Partitions {
 		c := r.Writer
 		c.Partition, c.Log = p, limited
-		c.Server.Database = r.otherName()
+		c.Server = having(servers, p).aside()
+		c.OnPanic = projections.OnPanic{Park: order.Park, Tell: parked.Add}
 		w, err := New(c)
 		if err != nil {
 			return nil, err
@@ -237,8 +397,8 @@ func before(p, q events.Position) bool {
 
 // compare holds every table against its counterpart, up to where both have
 // everything.
-func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]projections.TableReport, error) {
-	serving, other := r.Writer.Server.Name(), r.otherName()
+func (r *Replay) compare(ctx context.Context, s replayed) ([]projections.TableReport, error) {
+	conn, serving, other := s.conn, s.Name(), s.other()
 	mine, err := checkpoints(ctx, conn, serving)
 	if err != nil {
 		return nil, err
@@ -282,6 +442,21 @@ func (r *Replay) compare(ctx context.Context, conn clickhouse.Conn) ([]projectio
 		reports = append(reports, report)
 	}
 	return reports, nil
+}
+
+// joinReports adds what was found at another shard.
+func joinReports(all, more []projections.TableReport) []projections.TableReport {
+	for _, t := range more {
+		i := slices.IndexFunc(all, func(o projections.TableReport) bool { return o.Table == t.Table })
+		if i < 0 {
+			all = append(all, t)
+			continue
+		}
+		all[i].Old, all[i].New = all[i].Old+t.Old, all[i].New+t.New
+		all[i].OnlyOld, all[i].OnlyNew, all[i].Changed = all[i].OnlyOld+t.OnlyOld, all[i].OnlyNew+t.OnlyNew, all[i].Changed+t.Changed
+		all[i].Examples = append(all[i].Examples, t.Examples...)
+	}
+	return all
 }
 
 // checkpoints returns how far the writers of a database are.

@@ -24,9 +24,15 @@ func newStand(t *testing.T) *stand { return newStandOf(t, 0) }
 
 // newStandOf has its writers roll up so often.
 func newStandOf(t *testing.T, every time.Duration) *stand {
+	return newStandOn(t, every, func(b *bench) events.Log { return b.log })
+}
+
+// newStandOn has them read a log of their own.
+func newStandOn(t *testing.T, every time.Duration, read func(*bench) events.Log) *stand {
 	s := &stand{bench: newBench(t)}
+	log := read(s.bench)
 	config := func(partition uint16) Config {
-		return Config{Log: s.log, Catalog: s.catalog, Partition: partition, Server: s.server, MaxAge: s.age, RollUpEvery: every}
+		return Config{Log: log, Catalog: s.catalog, Partition: partition, Server: s.server, MaxAge: s.age, RollUpEvery: every}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
@@ -110,7 +116,7 @@ func TestReplay(t *testing.T) {
 	s.exec("ALTER TABLE tacho.position UPDATE speed = 999 WHERE latitude = 8 SETTINGS mutations_sync = 2")
 	s.exec("INSERT INTO tacho.odd SELECT * REPLACE (77 AS _row) FROM tacho.odd LIMIT 1")
 
-	reports, err := s.replay.Build(t.Context(), true, 0, silent)
+	reports, err := s.replay.Build(t.Context(), projections.Order{Dry: true}, silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,7 @@ func TestReplay(t *testing.T) {
 	}
 	phases := map[string]bool{}
 	seen := func(p projections.Progress) { phases[p.Phase] = true }
-	if _, err := s.replay.Build(t.Context(), false, 0, seen); err != nil {
+	if _, err := s.replay.Build(t.Context(), projections.Order{}, seen); err != nil {
 		t.Fatal(err)
 	}
 	for n := 80; n < 90; n++ {
@@ -157,9 +163,85 @@ func TestReplay(t *testing.T) {
 	s.expect("SELECT count(), uniqExact(_seq) FROM tacho.events WHERE _partition = 0", "(142,142)")
 }
 
+// TestDiscard: what a dry run or a replay that was ended has built can be thrown
+// away, with its parts on the disk; what a swap may need, and what served before,
+// cannot.
+func TestDiscard(t *testing.T) {
+	s := newStand(t)
+	for n := range 30 {
+		s.position(n)
+	}
+	s.awaitAll()
+	aside := func(exists bool) {
+		t.Helper()
+		want := "(0,0)"
+		if exists {
+			want = "(1,1)"
+		}
+		s.expect("SELECT (SELECT count() FROM system.databases WHERE name = 'tacho_replay'), (SELECT count() > 0 FROM system.parts WHERE database = 'tacho_replay')", want)
+	}
+	discard := func(want error) {
+		t.Helper()
+		if err := s.replay.Discard(t.Context()); !errors.Is(err, want) {
+			t.Fatalf("%v, want %v", err, want)
+		}
+	}
+	discard(projections.ErrNothingToDiscard)
+	if _, err := s.replay.Build(t.Context(), projections.Order{Dry: true}, silent); err != nil {
+		t.Fatal(err)
+	}
+	aside(true)
+	discard(nil)
+	aside(false)
+	discard(projections.ErrNothingToDiscard)
+
+	ending, end := context.WithCancel(t.Context())
+	if _, err := s.replay.Build(ending, projections.Order{}, func(p projections.Progress) {
+		if p.Phase == "comparing" {
+			end()
+		}
+	}); err == nil {
+		t.Fatal("it was ended, and came to its end")
+	}
+	aside(true)
+	discard(nil)
+	aside(false)
+
+	crash := errors.New("crash")
+	s.replay.Fault = func(at string) error {
+		if at == "exchange events" {
+			return crash
+		}
+		return nil
+	}
+	resume, err := s.pause(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.replay.Build(t.Context(), projections.Order{}, silent); !errors.Is(err, crash) {
+		t.Fatal(err)
+	}
+	discard(projections.ErrSwapUnfinished)
+	if err := Recover(t.Context(), NewShards("", s.server), s.server); err != nil {
+		t.Fatal(err)
+	}
+	resume()
+	s.replay.Fault = nil
+	s.position(30)
+	s.awaitAll()
+	s.expect("SELECT count(), uniqExact(_seq) FROM tacho.position", "(31,31)")
+	discard(projections.ErrNothingToDiscard) // what served before is for Undo
+	if err := s.replay.Undo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitAll()
+	s.expect("SELECT count(), uniqExact(_seq) FROM tacho.position", "(31,31)")
+}
+
 // TestReplayCrashes: a replay that is cut off at any step of the swap, or while
 // it builds, is finished by Recover or by the next one; never is a table half.
 func TestReplayCrashes(t *testing.T) {
+	long(t)
 	s := newStand(t)
 	for n := range 30 {
 		s.position(n)
@@ -180,10 +262,10 @@ func TestReplayCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.replay.Build(t.Context(), false, 0, silent); !errors.Is(err, crash) || !met {
+		if _, err := s.replay.Build(t.Context(), projections.Order{}, silent); !errors.Is(err, crash) || !met {
 			t.Fatalf("%s: %v", step, err)
 		}
-		if err := Recover(t.Context(), s.server); err != nil {
+		if err := Recover(t.Context(), NewShards("", s.server), s.server); err != nil {
 			t.Fatalf("%s: %v", step, err)
 		}
 		resume()
@@ -204,11 +286,11 @@ func TestReplayCrashes(t *testing.T) {
 		}
 	}
 	s.exec("DROP DATABASE IF EXISTS tacho_replay SYNC")
-	if _, err := s.replay.Build(ctx, true, 100, progress); !errors.Is(err, context.Canceled) && err != nil {
+	if _, err := s.replay.Build(ctx, projections.Order{Dry: true, Rate: 100}, progress); !errors.Is(err, context.Canceled) && err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	reports, err := s.replay.Build(t.Context(), true, 0, silent)
+	reports, err := s.replay.Build(t.Context(), projections.Order{Dry: true}, silent)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func (w *Writer) resume(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.status.Position, w.status.LastError = w.checkpoint.Position, ""
-	w.status.Resumed, w.status.CaughtUp = true, true // as far as what it reads next shows
+	w.status.CaughtUp = true // as far as what it reads next shows
 	return nil
 }
 

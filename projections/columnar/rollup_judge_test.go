@@ -12,21 +12,34 @@ import (
 	"github.com/tachograph/tachograph/events/memlog"
 )
 
-// awaitRollUps waits until partition 0's are as far as the log.
+// telemetry returns the newest position of each partition that has roll-ups.
+func (b *bench) telemetry() (tails []events.Position) {
+	b.t.Helper()
+	for _, p := range b.log.Partitions() {
+		tail, err := b.log.Tail(b.t.Context(), p)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if p < events.ControlPartition && tail.Seq > 0 {
+			tails = append(tails, tail)
+		}
+	}
+	return tails
+}
+
+// awaitRollUps waits until they are as far as the log.
 func (b *bench) awaitRollUps() {
 	b.t.Helper()
-	tail, err := b.log.Tail(b.t.Context(), 0)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		var seq uint64
-		b.scan("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups' AND partition = 0", &seq)
-		if seq == tail.Seq {
-			return
-		}
-		if time.Now().After(deadline) {
-			b.t.Fatalf("roll-ups are at %d of %d", seq, tail.Seq)
+	for _, tail := range b.telemetry() {
+		for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			var seq uint64
+			b.scan(fmt.Sprintf("SELECT max(seq) FROM tacho.checkpoints WHERE table = '_rollups' AND partition = %d", tail.Partition), &seq)
+			if seq == tail.Seq {
+				break
+			}
+			if time.Now().After(deadline) {
+				b.t.Fatalf("roll-ups of partition %d are at %d of %d", tail.Partition, seq, tail.Seq)
+			}
 		}
 	}
 }
@@ -37,29 +50,31 @@ func (b *bench) judgeRollUps() {
 	b.t.Helper()
 	b.awaitRollUps()
 	want := map[string]map[string]*bucket{"position_1m": {}, "position_1h": {}}
-	tail, err := b.log.Tail(b.t.Context(), 0)
-	if err != nil || tail.Seq == 0 {
-		b.t.Fatal(tail, err)
+	tails := b.telemetry()
+	if len(tails) == 0 {
+		b.t.Fatal("nothing was sent")
 	}
-	repeats := newRepeats()
-	for e, err := range b.log.Follow(b.t.Context(), 0, events.Cursor{}) {
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		if !repeats.fold(&e) {
-			for _, sample := range samplesOf(b.t, e.Payload) {
-				for view, seconds := range map[string]int64{"position_1m": 60, "position_1h": 3600} {
-					at := int64(sample["time"])
-					key := fmt.Sprintf("%s %d", e.Stream.ID, at/1000/seconds*seconds)
-					if want[view][key] == nil {
-						want[view][key] = &bucket{}
+	for _, tail := range tails {
+		repeats := newRepeats()
+		for e, err := range b.log.Follow(b.t.Context(), tail.Partition, events.Cursor{}) {
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			if !repeats.fold(&e) {
+				for _, sample := range samplesOf(b.t, e.Payload) {
+					for view, seconds := range map[string]int64{"position_1m": 60, "position_1h": 3600} {
+						at := int64(sample["time"])
+						key := fmt.Sprintf("%s %d", e.Stream.ID, at/1000/seconds*seconds)
+						if want[view][key] == nil {
+							want[view][key] = &bucket{}
+						}
+						want[view][key].add(at, sample["speed"])
 					}
-					want[view][key].add(at, sample["speed"])
 				}
 			}
-		}
-		if e.Position.Seq == tail.Seq {
-			break
+			if e.Position.Seq == tail.Seq {
+				break
+			}
 		}
 	}
 	conn, err := b.server.Open()
@@ -95,6 +110,7 @@ func (b *bench) judgeRollUps() {
 // TestRollUpsOfABacklog: samples that are older than they are kept for when they
 // are inserted, as in a replay, are in the roll-ups.
 func TestRollUpsOfABacklog(t *testing.T) {
+	long(t)
 	b := newBenchOf(t, memlog.Options{Now: func() time.Time { return time.Now().Add(-60 * 24 * time.Hour) }})
 	keep := Keep{Samples: 24 * time.Hour}
 	w, err := New(Config{Log: b.log, Catalog: b.catalog, Server: b.server, MaxAge: b.age, RollUpEvery: time.Second, Keep: keep})

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -77,24 +79,42 @@ var bucketColumns = []schemas.Column{
 
 const byBucket = "AggregatingMergeTree PARTITION BY toYYYYMM(_received) ORDER BY (device, time, _partition)"
 
-// ensureRollUps makes a message type's roll-up tables, adds what they lack, and
-// makes the views that analysts read.
-func (w *Writer) ensureRollUps(ctx context.Context, s *schemas.Schema) error {
+// rollUpTable is where a message type's roll-ups are.
+func rollUpTable(s *schemas.Schema, r resolution) *table {
 	columns := bucketColumns[:len(bucketColumns):len(bucketColumns)]
 	for _, x := range numericSignals(s) {
 		for _, p := range parts {
 			columns = append(columns, schemas.Column{Name: p.prefix + x.column, Type: x.of(p.typ), Codec: p.codec})
 		}
 	}
+	comment := fmt.Sprintf("%s by %d s of the device's time; read the views %s and %s", s.Name(), r.seconds, r.view(s), r.wideView(s))
+	return &table{r.table(s), comment, byBucket, columns, "_version"}
+}
+
+// ensureRollUps makes a message type's roll-up tables, adds what they lack, and
+// makes the views that analysts read.
+func (w *Writer) ensureRollUps(ctx context.Context, s *schemas.Schema) error {
+	of := []*schemas.Schema{s} // the views are the newest version's, also while older messages are read
+	if newest, ok := w.cfg.Catalog.Schemas().Current(s.Name()); ok && newest.Version() > s.Version() && rolledUp(newest) {
+		of = append(of, newest)
+	}
 	for _, r := range resolutions {
-		t := table{r.table(s), fmt.Sprintf("%s by %d s of the device's time; read the views %s and %s", s.Name(), r.seconds, r.view(s), r.wideView(s)), byBucket, columns, "_version"}
-		if err := t.ensure(ctx, w.conn, w.cfg.Server.Name()); err != nil {
+		for _, s := range of {
+			if err := rollUpTable(s, r).ensure(ctx, w.conn, w.cfg.Server.Name(), w.known); err != nil {
+				return err
+			}
+		}
+		if err := ensureRollUpViews(ctx, w.conn, w.cfg.Server.Name(), of[len(of)-1], r, w.known); err != nil {
 			return err
 		}
-		for _, v := range []View{wideRollUp(s, r), longRollUp(s, r)} {
-			if err := w.conn.Exec(ctx, v.sql(w.cfg.Server.Name())); err != nil {
-				return fmt.Errorf("create roll-up %s: %w", v.Name, err)
-			}
+	}
+	return nil
+}
+
+func ensureRollUpViews(ctx context.Context, conn clickhouse.Conn, db string, s *schemas.Schema, r resolution, known *stock) error {
+	for _, v := range []View{wideRollUp(s, r), longRollUp(s, r)} {
+		if err := v.ensure(ctx, conn, db, []*table{rollUpTable(s, r)}, known); err != nil {
+			return err
 		}
 	}
 	return nil

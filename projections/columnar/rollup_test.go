@@ -198,6 +198,7 @@ func TestRollUps(t *testing.T) {
 // TestRollUpsOutliveSamples: a sample that comes late for a bucket whose samples
 // have expired is added to it.
 func TestRollUpsOutliveSamples(t *testing.T) {
+	long(t)
 	s := newRollUpSite(t, 1)
 	w, stop := s.rolledWriter(nil)
 	for range 100 {

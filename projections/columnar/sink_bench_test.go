@@ -21,10 +21,11 @@ import (
 
 // BenchmarkSink compares the way from a real log into two tables with its
 // parts, as CPU of all processes together: reading the log with nothing done
-// (drain: nats.go's ordered consumer, no acknowledgements), inserting the same
+// (drain: nats.go's ordered consumer, no acknowledgements; follow: ours), inserting the same
 // rows, ready-made, into both tables (insert: blocks of 100,000), and the
 // writer (sink), without and with roll-ups. sink/(drain+insert) is what
-// decoding and exactly-once cost: "ratio" is its median over the rounds. In a
+// decoding and exactly-once cost: "ratio" is its median over the rounds;
+// "rebuild-of-drain" is the rate of the last against that of the drain. In a
 // round the parts follow each other, so that they share the machine's mood.
 // Merges wait until a round is over: what takes longer would otherwise pay for
 // more of them. The writer's CPU is measured until its checkpoint has
@@ -36,7 +37,7 @@ func BenchmarkSink(b *testing.B) {
 			dir := b.TempDir()
 			s := startNATS(b, dir, server.RANDOM_PORT)
 			defer func() { s.Shutdown(); s.WaitForShutdown() }()
-			log, err := jetlog.Open(b.Context(), jetlog.Config{Publish: connectNATS(b, s), Read: connectNATS(b, s), Durability: jetlog.OS, StoreDir: dir})
+			log, err := jetlog.Open(b.Context(), jetlog.Config{Publish: connectNATS(b, s), Read: connectNATS(b, s, jetlog.Tapped()), Durability: jetlog.OS, StoreDir: dir})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -48,10 +49,12 @@ func BenchmarkSink(b *testing.B) {
 			const n = 1_000_000
 			fillLog(b, bb, log, n, payload)
 			costs := map[string][]float64{} // ns of CPU per message
+			took := map[string]time.Duration{}
 			measure := func(part string, do func()) float64 {
 				runtime.GC()
-				mine, theirs := ownCPU(), cpuOf(b, bb.engine.PID())
+				began, mine, theirs := time.Now(), ownCPU(), cpuOf(b, bb.engine.PID())
 				do()
+				took[part] = time.Since(began)
 				mine, theirs = ownCPU()-mine, cpuOf(b, bb.engine.PID())-theirs
 				costs[part+"-client"] = append(costs[part+"-client"], float64(mine)/n)
 				costs[part+"-engine"] = append(costs[part+"-engine"], float64(theirs)/n)
@@ -60,6 +63,7 @@ func BenchmarkSink(b *testing.B) {
 			for b.Loop() {
 				bb.exec("SYSTEM STOP MERGES")
 				drain := measure("drain", func() { bareDrain(b, js, n) })
+				measure("follow", func() { follow(b, log, n) })
 				emptyTables(bb)
 				w, blocks := readyMade(b, bb, log, n)
 				insert := measure("insert", func() { insertReady(b, w, blocks) })
@@ -71,11 +75,12 @@ func BenchmarkSink(b *testing.B) {
 				expectAll(bb, n)
 				bb.exec("SYSTEM START MERGES")
 				costs["ratio"] = append(costs["ratio"], sink/(drain+insert))
+				costs["rebuild-of-drain"] = append(costs["rebuild-of-drain"], float64(took["drain"])/float64(took["rollups"]))
 			}
 			for part, all := range costs {
 				slices.Sort(all)
 				unit := part + "-ns/message"
-				if part == "ratio" {
+				if part == "ratio" || part == "rebuild-of-drain" {
 					unit = part
 				}
 				b.ReportMetric(all[len(all)/2], unit)
@@ -156,6 +161,20 @@ func bareDrain(b *testing.B, js jetstream.JetStream, n int) int {
 	return 0
 }
 
+// follow is what the writer reads by, with nothing done.
+func follow(b *testing.B, log *jetlog.Log, n int) {
+	b.Helper()
+	for e, err := range log.Follow(b.Context(), 0, events.Cursor{}) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if e.Position.Seq == uint64(n) {
+			return
+		}
+	}
+	b.Fatal("the log ended")
+}
+
 // readyMade are the rows of the log's n messages, in blocks for position and
 // events, and a writer to insert them with.
 func readyMade(b *testing.B, bb *bench, log *jetlog.Log, n int) (*Writer, []*block) {
@@ -169,7 +188,7 @@ func readyMade(b *testing.B, bb *bench, log *jetlog.Log, n int) (*Writer, []*blo
 	if err := w.resume(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	if err := ensureTable(b.Context(), w.conn, "tacho", s); err != nil {
+	if err := messageTable(s).ensure(b.Context(), w.conn, "tacho", nil); err != nil {
 		b.Fatal(err)
 	}
 	var blocks []*block
@@ -178,7 +197,7 @@ func readyMade(b *testing.B, bb *bench, log *jetlog.Log, n int) (*Writer, []*blo
 		if err != nil {
 			b.Fatal(err)
 		}
-		if !full.add(e, s, nil, false) {
+		if !full.add(&e, s, nil, false) {
 			b.Fatal("the block is full")
 		}
 		if full.events == benchBlock {

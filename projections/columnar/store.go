@@ -23,7 +23,7 @@ func (w *Writer) insertBlock(ctx context.Context, b *batch, blk *block) error {
 				return err
 			}
 			if blk.schema != nil { // somebody may have dropped it
-				if err := ensureTable(ctx, w.conn, w.cfg.Server.Name(), blk.schema); err != nil {
+				if err := messageTable(blk.schema).ensure(ctx, w.conn, w.cfg.Server.Name(), nil); err != nil {
 					return err
 				}
 			}
@@ -61,21 +61,24 @@ func (w *Writer) ensure(ctx context.Context, s *schemas.Schema) error {
 	if s == nil || w.ensured[s.Name()] >= s.Version() {
 		return nil
 	}
-	err := w.persist(ctx, "ensure "+s.Name(), func() error {
-		if err := ensureTable(ctx, w.conn, w.cfg.Server.Name(), s); err != nil {
-			return err
-		}
-		if rolledUp(s) {
-			if err := w.ensureRollUps(ctx, s); err != nil {
-				return err
-			}
-		}
-		return w.ensureAllKept(ctx, s)
-	})
+	err := w.persist(ctx, "ensure "+s.Name(), func() error { return w.ensureTables(ctx, s) })
 	if err == nil {
 		w.ensured[s.Name()] = s.Version()
 	}
 	return err
+}
+
+// ensureTables makes the tables of a message type, and what rests on them.
+func (w *Writer) ensureTables(ctx context.Context, s *schemas.Schema) error {
+	if err := messageTable(s).ensure(ctx, w.conn, w.cfg.Server.Name(), w.known); err != nil {
+		return err
+	}
+	if rolledUp(s) {
+		if err := w.ensureRollUps(ctx, s); err != nil {
+			return err
+		}
+	}
+	return w.ensureAllKept(ctx, s)
 }
 
 // registrationPatience is how long the catalog may take to fold a registration

@@ -44,7 +44,10 @@ type Writer struct {
 	rollUpDoubt bool              // see rollUpLater
 	touched     map[string]bool   // message tables with samples since then; nil: any may have
 	ensured     map[string]uint32 // version of each message table's schema
+	known       *stock            // at the start
 	age         time.Duration     // how old a batch may get; see adapt
+
+	suspects map[events.Position]*projections.BreakdownError // events at which the code broke, to be parked
 
 	facts   map[events.Kind]*FactTable
 	repeats *repeats // of the reading goroutine, once it runs
@@ -110,7 +113,8 @@ func (w *Writer) Status() projections.Status {
 //
 // Errors, only for what waiting does not mend: events.ErrDiverged when the log
 // does not hold what the tables say it held, *events.TruncatedError when it was
-// purged before it was read, ErrFenced when another writer has taken over.
+// purged before it was read, ErrFenced when another writer has taken over,
+// ErrOtherShards when the server has another place among the shards.
 func (w *Writer) Run(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
@@ -122,27 +126,64 @@ func (w *Writer) Run(ctx context.Context) (err error) {
 		w.client.CloseIdleConnections() // a server that stops waits for idle connections
 		_ = w.conn.Close()
 	}()
-	if err := w.resume(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
+	for {
+		err := projections.Guard(nil, func() error { return w.work(ctx) })
+		if broken, ok := projections.Broken(err); !ok || !w.parks(broken) {
+			return w.end(err)
 		}
-		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+	}
+}
+
+// parks tells whether to begin anew without the event at which the code broke.
+func (w *Writer) parks(broken *projections.BreakdownError) bool {
+	if w.suspects == nil {
+		w.suspects = map[events.Position]*projections.BreakdownError{}
+	}
+	park := w.cfg.OnPanic.Park && broken.ID != "" && w.suspects[broken.Position] == nil
+	w.cfg.Logger.Error("the code of the projection broke at an event", "projection", "columnar", "partition", w.cfg.Partition, "device", broken.Device, "position", broken.Position.String(),
+		"parked", park, "panic", broken.Panic, "stack", string(broken.Stack))
+	if park {
+		w.suspects[broken.Position] = broken
+		w.cfg.OnPanic.Parked(broken.Breakdown)
+	}
+	return park
+}
+
+// work finds out where the writer stood and writes from there.
+func (w *Writer) work(ctx context.Context) error {
+	w.known = nil // of an earlier run
+	if err := w.resume(ctx); err != nil {
+		return unless(ctx, err)
 	}
 	if err := w.prepare(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("columnar partition %d: %w", w.cfg.Partition, err)
+		return unless(ctx, err)
 	}
+	w.mu.Lock()
+	w.status.Resumed = true // who waits for it may ask the tables
+	w.mu.Unlock()
 	reading, stop := context.WithCancel(ctx)
 	read, ended := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(ended)
-		read <- w.read(reading)
+		read <- projections.Guard(nil, func() error { return w.read(reading) })
 	}()
-	err = w.write(ctx, read)
-	stop()
-	<-ended
+	defer func() {
+		stop()
+		<-ended
+	}()
+	return w.write(ctx, read)
+}
+
+// unless is no error when ctx ended.
+func unless(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// end makes Run's error of what ended the work.
+func (w *Writer) end(err error) error {
 	var truncated *events.TruncatedError
 	if errors.As(err, &truncated) {
 		err = fmt.Errorf("the log was purged before it was written (remedy: refill it from the archive, or restore a backup of the tables): %w", err)
@@ -156,7 +197,10 @@ func (w *Writer) Run(ctx context.Context) (err error) {
 // prepare makes the tables of facts and the views, so that they can be queried
 // before the first fact.
 func (w *Writer) prepare(ctx context.Context) error {
-	err := w.persist(ctx, "keep events", func() error {
+	err := w.persist(ctx, "keep events", func() (err error) {
+		if w.known, err = takeStock(ctx, w.conn, w.cfg.Server.Name()); err != nil {
+			return err
+		}
 		for _, table := range []string{"events", "dead_letters"} { // outcomes outlive their letters
 			if err := w.ensureKept(ctx, table, "toDateTime(received)", w.cfg.Keep.Events); err != nil {
 				return err
@@ -302,6 +346,9 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 	if err := w.parkAll(ctx, b.dead); err != nil {
 		return err
 	}
+	if err := w.noteAbsent(ctx, b); err != nil {
+		return err
+	}
 	if err := w.saveCheckpoint(ctx, b, blocks); err != nil {
 		return err
 	}
@@ -407,7 +454,7 @@ func (w *Writer) persist(ctx context.Context, step string, try func() error) err
 				return w.cfg.Fault(step + " done")
 			}
 		}
-		if ctx.Err() != nil || errors.Is(err, ErrFenced) {
+		if ctx.Err() != nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrOtherShards) {
 			return fmt.Errorf("%s: %w", step, err)
 		}
 		w.failed(step, err)
@@ -427,8 +474,12 @@ func (w *Writer) mended() {
 	w.status.LastError, w.status.CaughtUp = "", true // as far as what it does next shows
 }
 
-// readStep is the step that fails while the log cannot be read.
-const readStep = "read the log"
+// The steps that ClickHouse has no part in: the log cannot be read, or an event's schema is
+// not known.
+const (
+	readStep   = "read the log"
+	decodeStep = "decode"
+)
 
 func (w *Writer) failed(step string, err error) {
 	w.mu.Lock()
@@ -438,7 +489,9 @@ func (w *Writer) failed(step string, err error) {
 	w.unread = step == readStep
 	n := w.status.Errors
 	w.mu.Unlock()
-	if hopeless(err) {
+	if step == decodeStep {
+		w.cfg.Logger.Error("an event cannot be read yet; the log keeps what is to come", "step", step, "error", err)
+	} else if hopeless(err) {
 		w.cfg.Logger.Error("ClickHouse refuses; the log keeps what is to come", "step", step, "error", err)
 	} else if n&(n-1) == 0 { // the 1st, 2nd, 4th, 8th ...
 		w.cfg.Logger.Warn("ClickHouse is not available; trying again", "step", step, "error", err, "failures", n)

@@ -37,6 +37,15 @@ type bench struct {
 	age, patience time.Duration // of the writers it starts
 }
 
+// long leaves a test out of the short ones, which are there for the race detector:
+// most of its time is ClickHouse's, and others do the same with the goroutines.
+func long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("long: make test runs this")
+	}
+}
+
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	return newBenchOf(t, memlog.Options{})

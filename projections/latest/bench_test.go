@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/jetlog"
@@ -81,22 +82,23 @@ func BenchmarkDocument(b *testing.B) {
 }
 
 // BenchmarkRebuild is the whole projection, bytes in JetStream to documents in
-// the bucket, and the same log just read: bare. The last write waits for its
-// turn, which costs a rebuild up to one flush interval.
+// the bucket, the same log just read as the projection does (follow), and by
+// nats.go's ordered consumer (bare). The last write waits for its turn, which
+// costs a rebuild up to one flush interval.
 func BenchmarkRebuild(b *testing.B) {
 	const n = 300_000
 	s := newSite(b)
 	srv, js := startServer(b, b.TempDir(), 0)
 	s.js = js
-	connect := func() *nats.Conn {
-		nc, err := nats.Connect(srv.ClientURL())
+	connect := func(opts ...nats.Option) *nats.Conn {
+		nc, err := nats.Connect(srv.ClientURL(), opts...)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Cleanup(nc.Close)
 		return nc
 	}
-	log, err := jetlog.Open(b.Context(), jetlog.Config{Publish: connect(), Read: connect(), Durability: jetlog.OS, Logger: s.logger})
+	log, err := jetlog.Open(b.Context(), jetlog.Config{Publish: connect(), Read: connect(jetlog.Tapped()), Durability: jetlog.OS, Logger: s.logger})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -125,6 +127,30 @@ func BenchmarkRebuild(b *testing.B) {
 		}
 	}
 	b.Run("bare", func(b *testing.B) {
+		reader, err := jetstream.New(connect())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			c, err := reader.OrderedConsumer(b.Context(), "TELEMETRY_0", jetstream.OrderedConsumerConfig{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			messages, err := c.Messages(jetstream.PullMaxMessages(5000))
+			if err != nil {
+				b.Fatal(err)
+			}
+			for range n {
+				if _, err := messages.Next(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			messages.Stop()
+		}
+		b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	})
+	b.Run("follow", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for e, err := range log.Follow(b.Context(), 0, events.Cursor{}) {

@@ -15,8 +15,16 @@ import (
 // MarshalJSON writes the document of DESIGN.md. Equal states are equal bytes.
 func (s State) MarshalJSON() ([]byte, error) { return s.AppendJSON(nil), nil }
 
-// AppendJSON appends the document to b.
-func (s *State) AppendJSON(b []byte) []byte {
+// AppendJSON appends the document to b, without the stretches, which are of no
+// use outside.
+func (s *State) AppendJSON(b []byte) []byte { return append(s.appendOpen(b), '}') }
+
+// appendKept appends the document as it is kept.
+func (s *State) appendKept(b []byte) []byte {
+	return append(s.appendStretches(append(s.appendOpen(b), `,"stretches":`...)), '}')
+}
+
+func (s *State) appendOpen(b []byte) []byte {
 	b = appendString(append(b, `{"device":`...), s.Device)
 	b = strconv.AppendUint(append(b, `,"position":{"epoch":`...), uint64(s.Position.Epoch), 10)
 	b = strconv.AppendUint(append(b, `,"partition":`...), uint64(s.Position.Partition), 10)
@@ -40,7 +48,7 @@ func (s *State) AppendJSON(b []byte) []byte {
 		}
 		b = append(b, '}')
 	}
-	return append(b, '}', '}')
+	return append(b, '}')
 }
 
 func (s *Signal) append(b []byte) []byte {
@@ -97,11 +105,13 @@ func (s *State) UnmarshalJSON(b []byte) error {
 			Flag     Flag            `json:"flag"`
 			Omitted  int             `json:"omitted"`
 		} `json:"messages"`
+		Stretches [][]int64 `json:"stretches"`
 	}
 	if err := json.Unmarshal(b, &d); err != nil {
 		return fmt.Errorf("read state document: %w", err)
 	}
 	*s = State{Device: d.Device, Position: d.Position, ID: d.ID, Received: d.Received, Events: d.Events}
+	s.readStretches(d.Stretches)
 	for typ, signals := range d.Messages {
 		m := Message{Type: typ, Signals: make([]Signal, 0, len(signals))}
 		for name, x := range signals {

@@ -26,6 +26,9 @@ func (s *State) Evolve(r Rows) {
 		return
 	}
 	b := r.of
+	for row := r.first; row >= 0; row = b.next[row] {
+		s.measured(b.order[row], b.events[b.event[row]].place.seq)
+	}
 	m := s.message(b.typ)
 	for c := range b.cells {
 		cells := &b.cells[c]
@@ -60,6 +63,7 @@ func (s *State) Evolve(r Rows) {
 // sample, if it has one.
 func (s *State) evolveRaw(typ string, payload []byte, sent time.Time, e received, rules bounds) {
 	order, flag := rules.judge(sent.UnixMicro(), e.received.UnixMicro())
+	s.measured(order, e.place.seq)
 	if order > rules.until {
 		return
 	}

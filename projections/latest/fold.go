@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -26,6 +27,10 @@ func Fold(device string, evs iter.Seq2[events.Event, error], registry *schemas.R
 
 // foldInto folds further events into a state. After an error it is of no use.
 func foldInto(state *State, evs iter.Seq2[events.Event, error], registry *schemas.Registry, rules Rules) error {
+	return projections.Guard(nil, func() error { return foldEvents(state, evs, registry, rules) })
+}
+
+func foldEvents(state *State, evs iter.Seq2[events.Event, error], registry *schemas.Registry, rules Rules) error {
 	device := state.Device
 	f := newFolder(rules)
 	for e, err := range evs {
@@ -80,6 +85,12 @@ func newFolder(rules Rules) *folder {
 func (f *folder) add(s *State, e *events.Event, schema *schemas.Schema) {
 	if !before(s.Position, e.Position) {
 		return
+	}
+	if s.Events%snapshotEvery == 0 {
+		if s.Events > 0 {
+			f.evolve()
+		}
+		s.beginStretches()
 	}
 	s.arrive(e)
 	from := received{

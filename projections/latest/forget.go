@@ -59,9 +59,9 @@ func (r *Refold) Run(ctx context.Context) error {
 		}
 		switch {
 		case state.Events > 0 && revision > 0:
-			_, err = r.KV.Update(ctx, key, state.AppendJSON(nil), revision)
+			_, err = r.KV.Update(ctx, key, state.appendKept(nil), revision)
 		case state.Events > 0:
-			_, err = r.KV.Create(ctx, key, state.AppendJSON(nil))
+			_, err = r.KV.Create(ctx, key, state.appendKept(nil))
 		case revision > 0:
 			err = r.KV.Purge(ctx, key, jetstream.LastRevision(revision))
 		}

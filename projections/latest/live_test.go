@@ -172,7 +172,7 @@ func (s *site) folded() map[string]string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		all[device] = string(state.AppendJSON(nil))
+		all[device] = string(state.appendKept(nil))
 	}
 	return all
 }

@@ -12,8 +12,15 @@ import (
 
 // TestPast: at any moment of a device's random history (late, repeated, corrupt
 // and future samples) the look by snapshots is the whole fold, by arrival and by
-// the device's clock, and answers what a plain search through the events does.
+// the device's clock, and answers what a plain search through the events does; also
+// where the log was split before the first snapshot, or after it.
 func TestPast(t *testing.T) {
+	for _, split := range []int{0, 700, 3 * snapshotEvery / 2} {
+		t.Run(fmt.Sprint("split at ", split), func(t *testing.T) { testPast(t, split) })
+	}
+}
+
+func testPast(t *testing.T, split int) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -28,6 +35,14 @@ func TestPast(t *testing.T) {
 	cfg := s.config()
 	cfg.Snapshots = snapshots
 	p, stop := s.start(cfg)
+	folds := []*Projection{p}
+	stops := []func() error{stop}
+	caughtUp := func() {
+		t.Helper()
+		for _, p := range folds {
+			s.caughtUp(p)
+		}
+	}
 
 	base := time.Now().Add(-time.Hour)
 	type sample struct {
@@ -38,6 +53,9 @@ func TestPast(t *testing.T) {
 	const n = 3*snapshotEvery + 100
 	for i := range n {
 		sent := base.Add(time.Duration(i)*100*time.Millisecond - time.Duration(random.IntN(60_000))*time.Millisecond).Truncate(time.Millisecond)
+		if random.IntN(400) == 0 { // one that waited for long
+			sent = base.Add(time.Duration(random.IntN(i+1)) * 100 * time.Millisecond).Truncate(time.Millisecond)
+		}
 		payload := fmt.Sprintf(`{"time":%d,"v":%d}`, sent.UnixMilli(), i)
 		switch random.IntN(50) {
 		case 0:
@@ -47,18 +65,33 @@ func TestPast(t *testing.T) {
 		default:
 			all = append(all, sample{sent: sent, v: i})
 		}
-		s.send("car-1", "speed", 1, payload)
+		s.send("car-7", "speed", 1, payload)
 		s.send("car-2", "speed", 1, payload)
 		if i%1000 == 0 {
-			s.caughtUp(p) // so that snapshots have different times
+			caughtUp() // so that snapshots have different times
+		}
+		if i+1 == split {
+			if err := s.log.Split(4); err != nil {
+				t.Fatal(err)
+			}
+			for partition := range uint16(3) {
+				cfg.Partition = partition + 1
+				p, stop := s.start(cfg)
+				folds, stops = append(folds, p), append(stops, stop)
+			}
+			if s.log.Layout().Of(events.Stream{Kind: events.Telemetry, ID: "car-7"}) == 0 {
+				t.Fatal("it stays where it was")
+			}
 		}
 	}
-	s.caughtUp(p)
-	if err := stop(); err != nil {
-		t.Fatal(err)
+	caughtUp()
+	for _, stop := range stops {
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var evs []events.Event
-	for e, err := range s.log.Read(t.Context(), events.Stream{Kind: events.Telemetry, ID: "car-1"}, events.Latest) {
+	for e, err := range s.log.Read(t.Context(), events.Stream{Kind: events.Telemetry, ID: "car-7"}, events.Latest) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,27 +102,31 @@ func TestPast(t *testing.T) {
 	used := false
 	for range 40 {
 		at := evs[random.IntN(n)].Received
-		if err := past.Verify(t.Context(), "car-1", at); err != nil {
+		if err := past.Verify(t.Context(), "car-7", at); err != nil {
 			t.Fatal(err)
 		}
-		state, err := past.At(t.Context(), "car-1", at)
+		state, err := past.At(t.Context(), "car-7", at)
 		want := 0
 		for _, e := range evs {
-			if !e.Received.After(time.UnixMicro(at.UnixMicro())) {
+			if e.Received.UnixMicro() <= at.UnixMicro() { // as exact as a state's own time
 				want++
 			}
 		}
 		if err != nil || state.Events != uint64(want) {
 			t.Fatalf("%d events by %s, want %d: %v", state.Events, at, want, err)
 		}
-		_, found, err := snapshots.before(t.Context(), "car-1", at)
-		if used = used || found; err != nil {
+		shelf, err := snapshots.of(t.Context(), "car-7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, found, err := shelf.last(t.Context(), func(s *State) bool { return !s.Received.After(at) })
+		if used = used || found > 0; err != nil {
 			t.Fatal(err)
 		}
 
 		sent := base.Add(time.Duration(random.IntN(n*100)) * time.Millisecond)
-		short, err1 := past.ByDevice(t.Context(), "car-1", sent)
-		long, err2 := whole.ByDevice(t.Context(), "car-1", sent)
+		short, err1 := past.ByDevice(t.Context(), "car-7", sent)
+		long, err2 := whole.ByDevice(t.Context(), "car-7", sent)
 		if err1 != nil || err2 != nil || string(short.AppendJSON(nil)) != string(long.AppendJSON(nil)) {
 			t.Fatalf("%v %v\n%s\n%s", err1, err2, short.AppendJSON(nil), long.AppendJSON(nil))
 		}
@@ -106,7 +143,7 @@ func TestPast(t *testing.T) {
 	if !used {
 		t.Error("no look used a snapshot")
 	}
-	before, err := past.At(t.Context(), "car-1", evs[0].Received.Add(-time.Minute))
+	before, err := past.At(t.Context(), "car-7", evs[0].Received.Add(-time.Minute))
 	if err != nil || before.Events != 0 {
 		t.Errorf("before its first event: %+v %v", before, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,14 +30,19 @@ type Config struct {
 	Oldest    time.Time     // see Rules
 
 	Flush     time.Duration // a device's document is written at most this often; default 250 ms
-	Snapshots *Snapshots    // where states are kept every 4,096 events of a device; nil: nowhere
+	Snapshots *Snapshots    // where states are kept every 2,048 events of a device; nil: nowhere
 
 	Devices int // whose states are kept in memory; default 10,000. More are read back from the bucket.
 
+	OnPanic projections.OnPanic
+
 	Logger *slog.Logger
 
+	// Trip, for tests, is called with each event before it is folded; it may panic.
+	Trip func(*events.Event)
+
 	// Fault, for tests, is asked before and after each step that can fail
-	// ("resume", "load", "write", "position" and "... done") and, by several
+	// ("seam", "resume", "load", "write", "position" and "... done") and, by several
 	// goroutines, before each document ("put"); its error is the step's.
 	Fault func(step string) error
 }
@@ -87,6 +93,7 @@ type Projection struct {
 	written events.Cursor
 	newest  time.Time // arrival of the cursor's event
 	ahead   []claim   // not met yet, by sequence
+	suspect uint64    // up to this sequence events are folded one by one: at one of them the code broke
 	kept    []State   // to become snapshots; their values are not shared
 }
 
@@ -144,13 +151,37 @@ func (p *Projection) Status() projections.Status {
 //
 // Run again after it returned goes on where it was. It must not run twice at once.
 func (p *Projection) Run(ctx context.Context) error {
+	for {
+		err := projections.Guard(nil, func() error { return p.run(ctx) })
+		var broke *suspectError
+		if !errors.As(err, &broke) {
+			return p.end(ctx, err)
+		}
+		// What is in memory may be half folded. The bucket is not.
+		p.suspect = broke.upTo
+	}
+}
+
+// A suspectError tells that the code broke while many events were folded together.
+type suspectError struct {
+	upTo uint64
+	err  error
+}
+
+func (e *suspectError) Error() string { return e.err.Error() }
+
+func (p *Projection) run(ctx context.Context) error {
 	p.store, p.folder = newStore(p.cfg.KV, p.cfg.Devices, p.cfg.Fault), newFolder(Rules{Tolerance: p.cfg.Tolerance, Oldest: p.cfg.Oldest})
 	p.mu.Lock()
 	p.pending, p.pendingBytes = nil, 0
 	p.mu.Unlock()
-	if err := p.persist(ctx, "resume", func() error { return p.resume(ctx) }); err != nil {
-		return p.end(ctx, err)
+	if err := p.persist(ctx, "seam", func() error { return p.awaitSeam(ctx) }); err != nil {
+		return err
 	}
+	if err := p.persist(ctx, "resume", func() error { return p.resume(ctx) }); err != nil {
+		return err
+	}
+	p.kept = nil
 	p.written = p.cursor
 	p.mu.Lock()
 	p.status.Position = p.cursor.Position
@@ -160,15 +191,19 @@ func (p *Projection) Run(ctx context.Context) error {
 	reading, stop := context.WithCancel(ctx)
 	read := make(chan error, 1)
 	after := p.cursor
-	go func() { read <- p.read(reading, after) }()
+	go func() { read <- projections.Guard(nil, func() error { return p.read(reading, after) }) }()
 	working, release := graceful(ctx, stopPatience)
 	defer release()
-	ended, err := p.work(working, read)
+	ended := false
+	err := projections.Guard(nil, func() (err error) {
+		ended, err = p.work(working, read)
+		return err
+	})
 	stop()
 	if !ended {
 		<-read
 	}
-	return p.end(ctx, err)
+	return err
 }
 
 // end makes Run's error of what ended it.
@@ -200,7 +235,10 @@ func (p *Projection) read(ctx context.Context, after events.Cursor) error {
 		if e.Stream.Kind == events.Telemetry && e.Schema > 0 {
 			var ok bool
 			if next.schema, ok = p.cfg.Catalog.Schemas().Version(e.Type, e.Schema); !ok {
-				if next.schema, err = p.cfg.Catalog.Await(ctx, e.Type, e.Schema); err != nil {
+				next.schema, err = p.cfg.Catalog.Await(ctx, e.Type, e.Schema, func(err error) {
+					p.failed("decode", fmt.Errorf("event %s of %s waits: %w", e.Position, e.Stream.ID, err))
+				})
+				if err != nil {
 					return err
 				}
 			}
@@ -296,6 +334,27 @@ func (p *Projection) fold(ctx context.Context) error {
 	if err := p.load(ctx, evs); err != nil {
 		return err
 	}
+	last := evs[len(evs)-1].Position.Seq
+	err := projections.Guard(nil, func() error { return p.foldAll(evs) })
+	if broken, ok := projections.Broken(err); ok && broken.ID == "" && p.suspect < last {
+		return &suspectError{last, err}
+	}
+	if err != nil {
+		return err
+	}
+	f := p.folder
+	p.mu.Lock()
+	p.status.Events += uint64(len(evs))
+	p.status.Rows += f.rows
+	p.status.Parked += f.bad
+	clear(evs)
+	p.spare = evs[:0]
+	p.mu.Unlock()
+	return nil
+}
+
+// foldAll is fold without its bookkeeping.
+func (p *Projection) foldAll(evs []event) error {
 	f := p.folder
 	f.rows, f.bad = 0, 0
 	for i := range evs {
@@ -308,7 +367,14 @@ func (p *Projection) fold(ctx context.Context) error {
 			continue
 		}
 		if in, _ := p.store.touch(e.Stream.ID); before(in.state.Position, e.Position) {
-			f.add(in.state, &e.Event, e.schema)
+			if e.Position.Seq <= p.suspect {
+				if err := p.foldAlone(in.state, e); err != nil {
+					return err
+				}
+				f = p.folder
+			} else {
+				p.add(in.state, e)
+			}
 			p.store.mark(in)
 			if p.cfg.Snapshots != nil && in.state.Events%snapshotEvery == 0 {
 				f.evolve()
@@ -317,13 +383,40 @@ func (p *Projection) fold(ctx context.Context) error {
 		}
 	}
 	f.evolve()
-	p.mu.Lock()
-	p.status.Events += uint64(len(evs))
-	p.status.Rows += f.rows
-	p.status.Parked += f.bad
-	clear(evs)
-	p.spare = evs[:0]
-	p.mu.Unlock()
+	return nil
+}
+
+func (p *Projection) add(s *State, e *event) {
+	if p.cfg.Trip != nil {
+		p.cfg.Trip(&e.Event)
+	}
+	p.folder.add(s, &e.Event, e.schema)
+}
+
+// foldAlone folds one event. Where the code breaks at it, the state is as if the
+// event could not be decoded, or the projection ends.
+func (p *Projection) foldAlone(s *State, e *event) error {
+	before := s.clone()
+	err := projections.Guard(&e.Event, func() error {
+		p.add(s, e)
+		p.folder.evolve()
+		return nil
+	})
+	broken, ok := projections.Broken(err)
+	if !ok {
+		return err
+	}
+	p.cfg.Logger.Error("the code of the projection broke at an event", "projection", "latest", "device", broken.Device, "position", broken.Position.String(),
+		"parked", p.cfg.OnPanic.Park, "panic", broken.Panic, "stack", string(broken.Stack))
+	if !p.cfg.OnPanic.Park {
+		return err
+	}
+	rows, bad := p.folder.rows, p.folder.bad
+	p.folder = newFolder(Rules{Tolerance: p.cfg.Tolerance, Oldest: p.cfg.Oldest})
+	p.folder.rows, p.folder.bad = rows, bad+1
+	*s = before
+	s.arrive(&e.Event)
+	p.cfg.OnPanic.Parked(broken.Breakdown)
 	return nil
 }
 
@@ -335,7 +428,7 @@ func (p *Projection) load(ctx context.Context, evs []event) error {
 		device := evs[i].Stream.ID
 		if _, ok := p.store.entries[device]; !ok && !asked[device] && evs[i].Stream.Kind == events.Telemetry {
 			asked[device] = true
-			missing = append(missing, device)
+			missing = append(missing, strings.Clone(device)) // the event points into memory of others
 		}
 	}
 	if len(missing) == 0 {
@@ -432,7 +525,7 @@ func (p *Projection) failed(step string, err error) {
 	n := p.status.Errors
 	p.mu.Unlock()
 	if n&(n-1) == 0 { // the 1st, 2nd, 4th, 8th ...
-		p.cfg.Logger.Warn("bucket is not available; trying again", "projection", "latest", "step", step, "error", err, "failures", n)
+		p.cfg.Logger.Warn("cannot go on yet; trying again", "projection", "latest", "step", step, "error", err, "failures", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package latest
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"strings"
@@ -77,7 +78,7 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	expect(replay.Build(t.Context(), true, 0, silent))
+	expect(replay.Build(t.Context(), projections.Order{Dry: true}, silent))
 	equal(t, "after a dry replay", s.documents(), damaged)
 
 	// It dies in the middle of replacing; the next one ends it.
@@ -89,12 +90,15 @@ func TestReplay(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := replay.Build(t.Context(), false, 0, silent); !errors.Is(err, died) {
+	if _, err := replay.Build(t.Context(), projections.Order{}, silent); !errors.Is(err, died) {
 		t.Fatal(err)
 	}
 	replay.Fault = nil
+	if err := replay.Discard(t.Context()); !errors.Is(err, projections.ErrSwapUnfinished) { // half of it serves
+		t.Error(err)
+	}
 	phases := map[string]bool{}
-	reports, err := replay.Build(t.Context(), false, 0, func(p projections.Progress) { phases[p.Phase] = true })
+	reports, err := replay.Build(t.Context(), projections.Order{}, func(p projections.Progress) { phases[p.Phase] = true })
 	if err != nil || reports[0].OnlyNew+reports[0].OnlyOld+reports[0].Changed != 2 {
 		t.Fatal(reports, err)
 	}
@@ -115,7 +119,7 @@ func TestReplay(t *testing.T) {
 	if got, want := len(s.documents()), len(damaged); got < want {
 		t.Errorf("%d documents, %d before", got, want)
 	}
-	for _, name := range []string{replayBucket, beforeBucket} {
+	for _, name := range []string{Bucket + "_replay", Bucket + "_before"} {
 		if _, err := s.js.KeyValue(t.Context(), name); !errors.Is(err, jetstream.ErrBucketNotFound) {
 			t.Errorf("bucket %s: %v", name, err)
 		}
@@ -145,7 +149,7 @@ func TestReplayWhileLive(t *testing.T) {
 		}
 	}()
 	for range 3 {
-		if _, err := replay.Build(t.Context(), false, 0, silent); err != nil {
+		if _, err := replay.Build(t.Context(), projections.Order{}, silent); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,7 +159,7 @@ func TestReplayWhileLive(t *testing.T) {
 	equal(t, "after replays under load", s.documents(), s.folded())
 
 	s.damage(serving)
-	if _, err := replay.Build(t.Context(), false, 0, silent); err != nil {
+	if _, err := replay.Build(t.Context(), projections.Order{}, silent); err != nil {
 		t.Fatal(err)
 	}
 	s.sendRandom(rand.New(rand.NewPCG(7, 8)), 500)
@@ -176,6 +180,52 @@ func TestReplayWhileLive(t *testing.T) {
 	}
 }
 
+// TestDiscard: what a replay that was ended has built can be thrown away, and what
+// was replaced is kept.
+func TestDiscard(t *testing.T) {
+	s := newSite(t)
+	s.send("wrong", "moon", 0, `{"x":52.5}`)
+	s.send("lost", "moon", 0, `{"x":52.5}`)
+	serving, replay := s.replaying()
+	s.serves(serving)
+	right := s.documents()
+	damaged := s.damage(serving)
+	if err := replay.Discard(t.Context()); !errors.Is(err, projections.ErrNothingToDiscard) {
+		t.Error(err)
+	}
+	for _, dry := range []bool{true, false} {
+		ending, end := context.WithCancel(t.Context())
+		if _, err := replay.Build(ending, projections.Order{Dry: dry}, func(p projections.Progress) {
+			if p.Phase == "comparing" {
+				end()
+			}
+		}); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if _, err := s.js.KeyValue(t.Context(), Bucket+"_replay"); err != nil {
+			t.Fatal(err)
+		}
+		if err := replay.Discard(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.js.KeyValue(t.Context(), Bucket+"_replay"); !errors.Is(err, jetstream.ErrBucketNotFound) {
+			t.Error(err)
+		}
+	}
+	equal(t, "after discarding", s.documents(), damaged)
+	if _, err := replay.Build(t.Context(), projections.Order{}, silent); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "after a replay", s.documents(), right)
+	if err := replay.Discard(t.Context()); !errors.Is(err, projections.ErrNothingToDiscard) {
+		t.Error(err)
+	}
+	if err := replay.Undo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "after undoing", s.documents(), damaged)
+}
+
 // TestReplayPurged: what is not in the log cannot be folded.
 func TestReplayPurged(t *testing.T) {
 	s := newSite(t)
@@ -183,7 +233,32 @@ func TestReplayPurged(t *testing.T) {
 	cfg.Log = purged{s.log}
 	replay := &Replay{JS: s.js, Serving: cfg, Partitions: []uint16{0}}
 	var truncated *events.TruncatedError
-	if _, err := replay.Build(t.Context(), true, 0, silent); !errors.As(err, &truncated) {
+	if _, err := replay.Build(t.Context(), projections.Order{Dry: true}, silent); !errors.As(err, &truncated) {
 		t.Error(err)
+	}
+}
+
+// TestReplayBesideAnother: where another process folds the view too, nothing of
+// what it has written is taken back.
+func TestReplayBesideAnother(t *testing.T) {
+	s := newSite(t)
+	s.send("car", "moon", 0, `{"x":52.5}`)
+	serving, replay := s.replaying()
+	s.serves(serving)
+	pause, ahead := replay.Pause, ""
+	replay.Pause = func(ctx context.Context) (func(), error) {
+		resume, err := pause(ctx)
+		if err == nil { // the other one folds what comes now
+			s.send("car", "moon", 0, `{"x":61}`)
+			ahead = s.folded()["car"]
+			_, err = s.kv.Put(ctx, events.Escape("car"), []byte(ahead))
+		}
+		return resume, err
+	}
+	if _, err := replay.Build(t.Context(), projections.Order{}, silent); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Error(err)
+	}
+	if got := s.documents()["car"]; got != ahead {
+		t.Errorf("it was replaced by %s", got)
 	}
 }

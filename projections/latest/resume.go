@@ -1,6 +1,7 @@
 package latest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,7 @@ func (p *Projection) resume(ctx context.Context) error {
 				return errors.New("look for documents ahead of the position: the connection was closed")
 			}
 			if e == nil {
-				p.ahead = slices.SortedFunc(maps.Values(claims), func(a, b claim) int { return cmp(a.seq, b.seq) })
+				p.ahead = slices.SortedFunc(maps.Values(claims), func(a, b claim) int { return cmp.Compare(a.seq, b.seq) })
 				return p.checkTail(ctx, last)
 			}
 			var d struct {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -18,9 +17,6 @@ import (
 // SnapshotStream is the name of the stream that keeps snapshots, which make
 // looks at the past short. It can be thrown away: a look then folds more.
 const SnapshotStream = "SNAPSHOTS"
-
-// snapshotEvery is how many events of a device lie between two snapshots.
-const snapshotEvery = 4096
 
 // Snapshots are states of devices as they were at some time.
 type Snapshots struct {
@@ -57,51 +53,84 @@ func (s *Snapshots) put(ctx context.Context, state *State) error {
 			return fmt.Errorf("keep snapshot of %s: %w", state.Device, err)
 		}
 	}
-	if _, err := s.js.Publish(ctx, subject, state.AppendJSON(nil)); err != nil {
+	if _, err := s.js.Publish(ctx, subject, state.appendKept(nil)); err != nil {
 		return fmt.Errorf("keep snapshot of %s: %w", state.Device, err)
 	}
 	return nil
 }
 
-// before returns the newest state that holds nothing that arrived after a time;
-// ok is false when there is none. It looks at log2 of a device's snapshots.
-func (s *Snapshots) before(ctx context.Context, device string, at time.Time) (state State, ok bool, err error) {
-	fail := func(err error) (State, bool, error) {
-		return State{}, false, fmt.Errorf("find snapshot of %s: %w", device, err)
+// A shelf holds the snapshots of one device.
+type shelf struct {
+	stream  jetstream.Stream
+	device  string
+	prefix  string
+	numbers []uint64 // ascending
+}
+
+func (s *Snapshots) of(ctx context.Context, device string) (*shelf, error) {
+	h := &shelf{device: device, prefix: "snapshot." + events.Escape(device) + "."}
+	fail := func(err error) (*shelf, error) { return nil, fmt.Errorf("find snapshots of %s: %w", device, err) }
+	var err error
+	if h.stream, err = s.js.Stream(ctx, SnapshotStream); err != nil {
+		return fail(err)
 	}
-	prefix := "snapshot." + events.Escape(device) + "."
-	stream, err := s.js.Stream(ctx, SnapshotStream)
+	info, err := h.stream.Info(ctx, jetstream.WithSubjectFilter(h.prefix+"*"))
 	if err != nil {
 		return fail(err)
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+"*"))
-	if err != nil {
-		return fail(err)
-	}
-	numbers := make([]uint64, 0, len(info.State.Subjects))
+	h.numbers = make([]uint64, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {
-		n, err := strconv.ParseUint(strings.TrimPrefix(subject, prefix), 10, 64)
+		n, err := strconv.ParseUint(strings.TrimPrefix(subject, h.prefix), 10, 64)
 		if err != nil {
 			return fail(err)
 		}
-		numbers = append(numbers, n)
+		h.numbers = append(h.numbers, n)
 	}
-	slices.Sort(numbers)
-	for low, high := 0, len(numbers); low < high; {
+	slices.Sort(h.numbers)
+	return h, nil
+}
+
+// get returns the snapshot of a number; ok is false when there is none.
+func (h *shelf) get(ctx context.Context, number uint64) (state State, ok bool, err error) {
+	msg, err := h.stream.GetLastMsgForSubject(ctx, h.prefix+strconv.FormatUint(number, 10))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return state, false, nil
+	}
+	if err == nil {
+		if err = json.Unmarshal(msg.Data, &state); err != nil || state.Device != h.device {
+			err = fmt.Errorf("snapshot %d is damaged: %w", number, errors.Join(errDamaged, err))
+		}
+	}
+	if err != nil {
+		return State{}, false, fmt.Errorf("find snapshots of %s: %w", h.device, err)
+	}
+	return state, true, nil
+}
+
+// last returns the newest snapshot that fits, where each one before it does, too;
+// number is 0 when none does. It looks at log2 of them.
+func (h *shelf) last(ctx context.Context, fits func(*State) bool) (state State, number uint64, err error) {
+	state.Device = h.device
+	for low, high := 0, len(h.numbers); low < high; {
 		middle := (low + high) / 2
-		msg, err := stream.GetLastMsgForSubject(ctx, prefix+strconv.FormatUint(numbers[middle], 10))
-		if err != nil {
-			return fail(err)
-		}
-		found := State{Device: device}
-		if err := json.Unmarshal(msg.Data, &found); err != nil || found.Device != device {
-			return fail(fmt.Errorf("snapshot %d is damaged: %w", numbers[middle], errors.Join(errDamaged, err)))
-		}
-		if found.Received.After(at) {
+		found, ok, err := h.get(ctx, h.numbers[middle])
+		switch {
+		case err != nil:
+			return State{}, 0, err
+		case !ok: // it has just gone
+			h.numbers = slices.Delete(h.numbers, middle, middle+1)
+			high--
+		case fits(&found):
+			state, number, low = found, h.numbers[middle], middle+1
+		default:
 			high = middle
-		} else {
-			state, ok, low = found, true, middle+1
 		}
 	}
-	return state, ok, nil
+	return state, number, nil
+}
+
+// holds tells whether the device had a snapshot of that number.
+func (h *shelf) holds(number uint64) bool {
+	_, ok := slices.BinarySearch(h.numbers, number)
+	return ok
 }

@@ -1,6 +1,7 @@
 package latest
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ type State struct {
 	Received time.Time       // newest arrival among its events, UTC
 	Events   uint64          // how many the device has sent, repeats included
 	Messages []Message       // sorted by type
+
+	stretches [stretchLevels]span
 }
 
 // A Message holds the signals of one message type.
@@ -66,6 +69,9 @@ func (s *State) Signal(messageType, name string) (Signal, bool) {
 // clone returns a state that shares nothing with s.
 func (s *State) clone() State {
 	c := *s
+	for i := range c.stretches {
+		c.stretches[i].late = slices.Clone(c.stretches[i].late)
+	}
 	c.Messages = slices.Clone(s.Messages)
 	for i := range c.Messages {
 		m := &c.Messages[i]
@@ -84,23 +90,7 @@ type place struct {
 }
 
 func (p place) compare(q place) int {
-	switch {
-	case p.epoch != q.epoch:
-		return cmp(uint64(p.epoch), uint64(q.epoch))
-	case p.seq != q.seq:
-		return cmp(p.seq, q.seq)
-	}
-	return cmp(uint64(p.sample), uint64(q.sample))
-}
-
-func cmp(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+	return cmp.Or(cmp.Compare(p.epoch, q.epoch), cmp.Compare(p.seq, q.seq), cmp.Compare(p.sample, q.sample))
 }
 
 // order is the time that a signal is ordered by, in microseconds.

@@ -146,7 +146,7 @@ func (s *store) write(ctx context.Context, tooLarge func(device string, err erro
 // writer was there, the one that is further along the log stays: documents are
 // functions of the log, so it holds all that this one does.
 func (s *store) put(ctx context.Context, e *entry) error {
-	key, text := events.Escape(e.state.Device), e.state.AppendJSON(nil)
+	key, text := events.Escape(e.state.Device), e.state.appendKept(nil)
 	for {
 		revision, err := s.update(ctx, key, text, e.revision)
 		if err == nil {

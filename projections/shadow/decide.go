@@ -1,10 +1,13 @@
 package shadow
 
+import "cmp"
+
 // A Context says when and by whom a decision is asked for; the decider has no
 // clock of its own.
 type Context struct {
 	At     int64  // epoch milliseconds
 	By     string // "device", or who asked
+	Device string // the thing, for what a refusal says
 	Limits Limits
 }
 
@@ -33,7 +36,7 @@ func Decide(d Document, req *Request, c Context) (Fact, *Error) {
 // Errors: ErrNoShadow; ErrVersionConflict as for Decide, version nil is any.
 func DecideDelete(d Document, version *uint64, clientToken string, c Context) (Fact, *Error) {
 	if !d.Exists {
-		return Fact{}, ErrNoShadow(d.Name)
+		return Fact{}, ErrNoShadow(cmp.Or(d.Name, c.Device))
 	}
 	if version != nil && *version != d.Version {
 		return Fact{}, ErrVersionConflict

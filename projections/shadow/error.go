@@ -34,8 +34,8 @@ func errTooDeep(limit int) *Error {
 	return &Error{400, "JSON contains too many levels of nesting; maximum is " + strconv.Itoa(limit)}
 }
 
-// ErrNoShadow refuses a get or a delete of a shadow that does not exist; name
-// is empty for the classic one.
+// ErrNoShadow refuses a get or a delete of a shadow that does not exist. The
+// classic one goes by its thing's name, as at AWS.
 func ErrNoShadow(name string) *Error {
 	return &Error{404, "No shadow exists with name: " + name}
 }

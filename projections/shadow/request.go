@@ -108,6 +108,28 @@ func ParseRequest(body []byte, limits Limits) (*Request, *Error) {
 	return req, nil
 }
 
+// TokenOf returns the client's token in the payload of a get or a delete, whose
+// content is ignored otherwise: AWS's SDKs tell by it which answer is theirs.
+// Without a good one it is empty.
+func TokenOf(payload []byte, limits Limits) string {
+	if len(payload) == 0 {
+		return ""
+	}
+	root, err := parse(payload, limits.orAWS().Depth+2)
+	if err != nil || !root.isObject() {
+		return ""
+	}
+	token := root.get("clientToken")
+	if token == nil {
+		return ""
+	}
+	text, ok := stringOf(token)
+	if !ok || len(text) > limits.orAWS().ClientToken {
+		return ""
+	}
+	return text
+}
+
 func (n *node) get(name string) *node {
 	if i, ok := n.find(name); ok {
 		return n.members[i].node

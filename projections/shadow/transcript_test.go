@@ -18,8 +18,8 @@ var update = flag.Bool("update", false, "rewrite the transcripts with what happe
 //	at SECONDS                the clock
 //	limits BYTES DEPTH        other limits than AWS's
 //	WHO updates JSON          an update request; WHO is device or app
-//	WHO gets [TOKEN]          a get
-//	WHO deletes               a delete
+//	WHO gets [PAYLOAD]        a get
+//	WHO deletes [PAYLOAD]     a delete
 //	\xHH in JSON              a raw byte; *N after a letter repeats it: a*70
 func TestTranscripts(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.txt")
@@ -50,7 +50,7 @@ func play(t *testing.T, script string) string {
 	var (
 		out strings.Builder
 		doc Document
-		c   = Context{At: 1000}
+		c   = Context{At: 1000, Device: "car-1"}
 	)
 	hear := func(what string, b []byte) {
 		if b != nil {
@@ -92,16 +92,17 @@ func play(t *testing.T, script string) string {
 			}
 			doc = next
 		case words[1] == "gets":
-			token := strings.Join(words[2:], "")
+			token := TokenOf(expand(strings.Join(words[2:], "")), c.Limits)
 			if !doc.Exists {
-				hear("rejected", ErrNoShadow(doc.Name).Render(c.At/1000, token))
+				hear("rejected", ErrNoShadow(c.Device).Render(c.At/1000, token))
 				continue
 			}
 			hear("accepted", doc.Get(c.At/1000, token))
 		case words[1] == "deletes":
-			fact, refused := DecideDelete(doc, nil, "", c)
+			token := TokenOf(expand(strings.Join(words[2:], "")), c.Limits)
+			fact, refused := DecideDelete(doc, nil, token, c)
 			if refused != nil {
-				hear("rejected", refused.Render(c.At/1000, ""))
+				hear("rejected", refused.Render(c.At/1000, token))
 				continue
 			}
 			hear("accepted", fact.Deleted())

@@ -35,10 +35,11 @@ import (
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
-// A Config says what the API stands on. All fields but Analyst,
+// A Config says what the API stands on. All fields but History, Analyst,
 // Query, Telemetry, Metrics and Runners are required.
 type Config struct {
 	Log       events.Log
+	History   events.Log // the log and what was purged from it; nil: the log alone
 	Catalog   *catalog.Catalog
 	Auth      *auth.Directory
 	Admin     *auth.Key
@@ -63,6 +64,7 @@ type Config struct {
 
 type api struct {
 	log       events.Log
+	history   events.Log
 	catalog   *catalog.Catalog
 	devices   *auth.Directory
 	keys      *auth.Key
@@ -99,10 +101,13 @@ var description []byte
 // New returns the handler of the whole interface. Serve it with Server's bounds.
 func New(c Config) http.Handler {
 	a := &api{
-		log: c.Log, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, forgetter: c.Forgetter, audit: c.Audit, audits: make(chan struct{}, 1), shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
+		log: c.Log, history: c.History, catalog: c.Catalog, devices: c.Auth, keys: c.Admin, analyst: c.Analyst, latest: c.KV, past: c.Past, replays: c.Replays, letters: c.Letters, janitor: c.Janitor, forgetter: c.Forgetter, audit: c.Audit, audits: make(chan struct{}, 1), shadows: c.Shadows, commands: c.Commands, roster: c.Roster, asks: c.Query,
 		ready: c.Ready, runners: c.Runners, logger: c.Logger,
 		mux: http.NewServeMux(), metrics: newMetrics(),
 		readers: make(chan struct{}, eventReaders), followers: make(chan struct{}, eventFollowers), beat: beat, stopping: make(chan struct{}), watchers: make(chan struct{}, commandWatchers),
+	}
+	if a.history == nil {
+		a.history = a.log
 	}
 	if c.Telemetry == nil {
 		c.Telemetry = a.handle(noGateway)
@@ -155,6 +160,7 @@ func (a *api) routes(c Config) []route {
 		{"GET /v1/replays/{projection}", a.handle(a.admin(a.getReplay))},
 		{"DELETE /v1/replays/{projection}", a.handle(a.admin(a.cancelReplay))},
 		{"POST /v1/replays/{projection}/undo", a.handle(a.admin(a.undoReplay))},
+		{"POST /v1/replays/{projection}/discard", a.handle(a.admin(a.discardReplay))},
 		{"POST /v1/forget", a.handle(a.admin(a.forget))},
 		{"GET /v1/forget", a.handle(a.admin(a.listForgotten))},
 		{"GET /v1/forget/{request}", a.handle(a.admin(a.getForgotten))},

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"time"
@@ -50,10 +51,23 @@ func (a *api) aws(h handler) handler {
 		w.Header().Set("X-Amzn-ErrorType", awsTypes[refused.Code])
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(refused.Code)
-		_, _ = w.Write(append(refused.Render(time.Now().Unix(), ""), '\n')) // a client that went away needs no answer
+		token := ""
+		var t *tokened
+		if errors.As(err, &t) {
+			token = t.token
+		}
+		_, _ = w.Write(append(refused.Render(time.Now().Unix(), token), '\n')) // a client that went away needs no answer
 		return nil
 	}
 }
+
+// A tokened refusal echoes the client's token.
+type tokened struct {
+	error
+	token string
+}
+
+func (t *tokened) Unwrap() error { return t.error }
 
 func (a *api) awsGet(w http.ResponseWriter, r *http.Request) error {
 	_, d, name, err := a.shadowOf(r)
@@ -62,7 +76,7 @@ func (a *api) awsGet(w http.ResponseWriter, r *http.Request) error {
 	}
 	doc, _ := a.shadows.Get(d, name)
 	if !doc.Exists {
-		return shadow.ErrNoShadow(name)
+		return shadow.ErrNoShadow(cmp.Or(name, d))
 	}
 	return writeDocument(w, doc.Get(time.Now().Unix(), ""))
 }
@@ -78,11 +92,11 @@ func (a *api) awsUpdate(w http.ResponseWriter, r *http.Request) error {
 	}
 	req, refused := shadow.ParseRequest(body, a.shadows.Limits())
 	if refused != nil {
-		return refused
+		return &tokened{refused, req.ClientToken}
 	}
 	o, err := a.shadows.Do(r.Context(), shadows.Wish{Device: d, Name: name, Request: req, By: a.caller(r)})
 	if err != nil {
-		return err
+		return &tokened{err, req.ClientToken}
 	}
 	return writeDocument(w, o.Fact.Accepted())
 }

@@ -60,6 +60,11 @@ func commandContract(t *testing.T, f *fixture, refused func(call, problem.Code))
 	f.answered(admin("GET", one, ""), 200, nil)
 	f.answered(admin("GET", one+"?wait=10ms", ""), 200, nil)
 	refused(admin("GET", one+"?wait=51s", ""), problem.InvalidRequest)
+	f.answered(admin("GET", one+"?at=2100-01-01T00:00:00Z", ""), 200, nil)
+	refused(admin("GET", one+"?at=yesterday", ""), problem.InvalidRequest)
+	refused(admin("GET", one+"?at=2100-01-01T00:00:00Z&wait=1s", ""), problem.InvalidRequest)
+	refused(admin("GET", one+"?at=2001-01-01T00:00:00Z", ""), problem.CommandNotFound)
+	refused(admin("GET", path+"/nothing?at=2100-01-01T00:00:00Z", ""), problem.CommandNotFound)
 	refused(admin("GET", path+"/nothing", ""), problem.CommandNotFound)
 	refused(admin("GET", path+"/nothing/events", ""), problem.CommandNotFound)
 	refused(admin("GET", one+"/events", "", "Last-Event-ID", "x"), problem.InvalidRequest)
@@ -160,6 +165,42 @@ func TestWatchCommand(t *testing.T) {
 	if fmt.Sprint(types) != "[queued sent succeeded]" {
 		t.Error(types)
 	}
+}
+
+// TestCommandAt: the command of an earlier moment, with the steps that there were.
+func TestCommandAt(t *testing.T) {
+	f := newFixture(t)
+	f.addDevice("car-1")
+	start := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
+	at := func(minutes int) { now := start.Add(time.Duration(minutes) * time.Minute); f.now.Store(&now) }
+	at(0)
+	var c commandDoc
+	f.answered(call{method: "POST", path: "/v1/devices/car-1/commands", token: "admin", body: `{"name":"lock","policy":"until_deadline","deadline":"1h"}`}, 201, &c)
+	at(1)
+	sent(t, f, c.ID)
+	at(2)
+	answered(t, f, c.ID)
+	path := "/v1/devices/car-1/commands/" + c.ID
+	now := f.answered(call{method: "GET", path: path, token: "admin"}, 200, nil)
+	for moment, want := range map[string]string{
+		"2026-05-01T10:00:30Z": "queued",
+		"2026-05-01T10:01:00Z": "queued sent",
+		"2026-05-01T11:00:00Z": "queued sent succeeded",
+	} {
+		var was commandDoc
+		got := f.answered(call{method: "GET", path: path + "?at=" + moment, token: "admin"}, 200, &was)
+		var steps []string
+		for _, s := range was.History {
+			steps = append(steps, s.Type)
+		}
+		if strings.Join(steps, " ") != want || string(was.State) != steps[len(steps)-1] || was.Position != got.header.Get(positionHeader) || was.Position == "" {
+			t.Errorf("%s: %v %s", moment, got.header, got.body)
+		}
+		if want == "queued sent succeeded" && (string(got.body) != string(now.body) || got.header.Get(positionHeader) != now.header.Get(positionHeader)) {
+			t.Errorf("then %s, now %s", got.body, now.body)
+		}
+	}
+	f.refused(call{method: "GET", path: path + "?at=2026-05-01T09:59:59Z", token: "admin"}, problem.CommandNotFound)
 }
 
 // sent and answered play a gateway in another process.

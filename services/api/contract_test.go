@@ -45,7 +45,7 @@ func TestContract(t *testing.T) {
 		{"DELETE", "/v1/devices/car-1/commands/x"}, {"GET", "/v1/devices/car-1/commands/x/events"}, {"POST", "/v1/commands"},
 		{"GET", "/v1/schemas/position"}, {"GET", "/v1/events"}, {"GET", "/v1/projections"}, {"GET", "/v1/query"}, {"POST", "/v1/query"}, {"GET", "/v1/query/x"}, {"GET", "/v1/log"},
 		{"POST", "/v1/forget"}, {"GET", "/v1/forget"}, {"GET", "/v1/forget/x"},
-		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"},
+		{"POST", "/v1/replays/columnar"}, {"GET", "/v1/replays/columnar"}, {"DELETE", "/v1/replays/columnar"}, {"POST", "/v1/replays/columnar/undo"}, {"POST", "/v1/replays/columnar/discard"},
 		{"GET", "/v1/dead-letters"}, {"GET", "/v1/dead-letters/1.0.1-0"}, {"POST", "/v1/dead-letters/replay"}, {"POST", "/v1/dead-letters/drop"},
 		{"POST", "/v1/verify"},
 	} {

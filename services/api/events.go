@@ -14,7 +14,7 @@ import (
 	"github.com/tachograph/tachograph/services/api/problem"
 )
 
-// listEvents streams what the log holds, and what it will hold when it is
+// listEvents streams what the log and its archive hold, and what it will hold when it is
 // followed. Before the first event an error is an answer of its own; after it
 // the status has gone out, and the format tells.
 func (a *api) listEvents(w http.ResponseWriter, r *http.Request) error {
@@ -36,7 +36,7 @@ func (a *api) listEvents(w http.ResponseWriter, r *http.Request) error {
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	at, err := s.start(ctx, a.log)
+	at, err := s.start(ctx, a.history)
 	if err != nil {
 		return err
 	}
@@ -87,10 +87,21 @@ func gone(error) error { panic(http.ErrAbortHandler) }
 func (a *api) selected(ctx context.Context, s selection, at events.Cursors) iter.Seq2[events.Event, error] {
 	oneStream := !slices.Contains([]events.Kind{"", events.Command, events.Shadow}, s.kind()) // of those a device has many
 	partitions := slices.Sorted(maps.Keys(at))
-	if s.ID != "" && oneStream && len(partitions) == 1 {
-		return a.log.ReadAfter(ctx, events.Stream{Kind: s.kind(), ID: s.ID}, at[partitions[0]].Position, events.Latest)
-	}
 	last := maps.Clone(at)
+	if s.ID != "" && oneStream {
+		return func(yield func(events.Event, error) bool) {
+			for _, p := range partitions { // several where the log was split
+				if p < s.after.Partition {
+					continue
+				}
+				for e, err := range a.history.ReadAfter(ctx, events.Stream{Kind: s.kind(), ID: s.ID}, last[p].Position, events.EndOf(p)) {
+					if !yield(e, err) || err != nil {
+						return
+					}
+				}
+			}
+		}
+	}
 	return func(yield func(events.Event, error) bool) {
 		for _, p := range partitions {
 			if p >= s.after.Partition && !a.scan(ctx, last[p], p, yield) {
@@ -115,9 +126,13 @@ func (a *api) scan(ctx context.Context, after events.Cursor, partition uint16, y
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// A log whose end was purged never shows it; Follow would wait for ever.
-	idle := time.AfterFunc(idleLog, func() { cancel(errIdle) })
+	patience := idleLog
+	if after.Position.Seq+1 < bounds.Oldest.Seq {
+		patience = idleArchive
+	}
+	idle := time.AfterFunc(patience, func() { cancel(errIdle) })
 	defer idle.Stop()
-	for e, err := range a.log.Follow(ctx, partition, after) {
+	for e, err := range a.history.Follow(ctx, partition, after) {
 		if err != nil {
 			yield(events.Event{}, fmt.Errorf("read events: %w", err))
 			return false
@@ -129,11 +144,14 @@ func (a *api) scan(ctx context.Context, after events.Cursor, partition uint16, y
 		if e.Position.Seq >= newest.Seq {
 			return true
 		}
-		idle.Reset(idleLog)
+		if patience = idleLog; e.Position.Seq < bounds.Oldest.Seq {
+			patience = idleArchive
+		}
+		idle.Reset(patience)
 	}
 	if errors.Is(context.Cause(ctx), errIdle) {
 		yield(events.Event{}, problem.New(problem.Unavailable,
-			fmt.Sprintf("read events: nothing came for %s, and the log goes on to %s", idleLog, newest), nil))
+			fmt.Sprintf("read events: nothing came for %s, and the log goes on to %s", patience, newest), nil))
 		return false
 	}
 	return true

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 
+	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/services/retention"
 )
 
@@ -19,5 +20,6 @@ func (a *api) getLog(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, struct {
 		KeepSeconds float64               `json:"keep_seconds"`
 		Partitions  []retention.Partition `json:"partitions"`
-	}{a.janitor.Keep().Seconds(), all})
+		Layout      events.Layout         `json:"layout"`
+	}{a.janitor.Keep().Seconds(), all, a.log.Layout()})
 }

@@ -52,7 +52,7 @@ func (a *api) parseOrder(w http.ResponseWriter, r *http.Request, more ...string)
 		}
 		req.Parameters = compact.Bytes()
 	}
-	now := time.Now()
+	now := a.commands.Now()
 	if req.Deadline, err = when(fields, "deadline", now, now.Add(deadlinePreset)); err != nil {
 		return fail(err)
 	}

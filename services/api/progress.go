@@ -13,11 +13,14 @@ import (
 )
 
 // getCommand answers with the command as it is, or with wait once it has its
-// final state, at the latest when the time is up.
+// final state, at the latest when the time is up; or as it was at a moment.
 func (a *api) getCommand(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r, "wait")
+	q, err := parseQuery(r, "wait", "at")
 	if err != nil {
 		return err
+	}
+	if q.has("at") {
+		return a.getPastCommand(w, r, q)
 	}
 	wait := time.Duration(0)
 	if q.has("wait") {
@@ -54,6 +57,32 @@ func (a *api) getCommand(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	return writeCommand(w, v)
+}
+
+// getPastCommand answers with the command as the log knew it at a moment.
+func (a *api) getPastCommand(w http.ResponseWriter, r *http.Request, q query) error {
+	at, err := q.moment("at")
+	if err != nil {
+		return err
+	}
+	if q.has("wait") {
+		return invalidParameter("wait", "does not go with at: what was is known")
+	}
+	d, err := a.device(r)
+	if err != nil {
+		return err
+	}
+	v, err := a.commands.At(r.Context(), d.ID, r.PathValue("command"), at)
+	if err != nil {
+		return commandProblem(d.ID, err)
+	}
+	return writeCommand(w, v)
+}
+
+// writeCommand answers with one command and the position that is true for.
+func writeCommand(w http.ResponseWriter, v commands.View) error {
+	w.Header().Set(positionHeader, v.Position.String())
 	return writeJSON(w, http.StatusOK, commandOf(v, true))
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 
@@ -39,6 +41,12 @@ type column struct {
 	Name    string `json:"name"`
 	Type    string `json:"type"`
 	Comment string `json:"comment,omitempty"`
+
+	Kind        string   `json:"kind,omitempty"`
+	Unit        string   `json:"unit,omitempty"`
+	Signal      string   `json:"signal,omitempty"`
+	Description string   `json:"description,omitempty"`
+	Values      []string `json:"values,omitempty"`
 }
 
 func summarize(s *schemas.Schema) schemaSummary {
@@ -52,7 +60,15 @@ func summarize(s *schemas.Schema) schemaSummary {
 func columns(s *schemas.Schema) []column {
 	list := make([]column, len(s.Columns()))
 	for i, c := range s.Columns() {
-		list[i] = column{c.Name, c.Type, c.Comment}
+		list[i] = column{Name: c.Name, Type: c.Type, Comment: c.Comment}
+	}
+	list[0].Kind, list[len(list)-1].Kind = schemas.Time.String(), schemas.JSON.String()
+	for i, f := range s.Fields() { // between time and _unknown
+		c := &list[i+1]
+		c.Kind, c.Unit, c.Signal, c.Description = f.Kind.String(), f.Unit, f.Signal, f.Description
+		for _, number := range slices.Sorted(maps.Keys(f.Enum)) {
+			c.Values = append(c.Values, f.Enum[number])
+		}
 	}
 	return list
 }

@@ -168,15 +168,33 @@ func (s selection) start(ctx context.Context, l events.Log) (events.Cursors, err
 	if err != nil {
 		return nil, err
 	}
-	if bounds, err := l.Bounds(ctx, s.after.Partition); s.after.Seq > 0 && err == nil && s.after.Epoch == bounds.Oldest.Epoch && s.after.Seq+1 < bounds.Oldest.Seq {
-		return nil, &events.TruncatedError{Asked: s.after, Oldest: bounds.Oldest}
+	if err := s.behind(ctx, l, at); err != nil {
+		return nil, err
 	}
 	for p := range at {
-		if _, ok := s.After[p]; len(s.After) > 0 && !ok {
+		if _, ok := s.After[p]; len(s.After) > 0 && !ok && !s.Follows(l.Layout(), p) {
 			return nil, invalidParameter("from", fmt.Sprintf("says nothing of partition %d, which holds some of what is asked for; give the token of the same selection", p))
 		}
 	}
 	return at, nil
+}
+
+// behind has a reader that goes on after a position, and names no other place, begin
+// there, if the log may have been purged of what comes after it.
+func (s selection) behind(ctx context.Context, l events.Log, at events.Cursors) error {
+	begin, ok := at[s.after.Partition]
+	if s.after.Seq == 0 || !ok {
+		return nil
+	}
+	bounds, err := l.Bounds(ctx, s.after.Partition)
+	if err != nil || s.after.Epoch != bounds.Oldest.Epoch || s.after.Seq+1 >= bounds.Oldest.Seq {
+		return nil // what is wrong with the log shows when it is read
+	}
+	c, err := l.Locate(ctx, s.after.Partition, events.After(events.Cursor{Position: s.after}))
+	if err == nil && c.Position.Seq > begin.Position.Seq {
+		at[s.after.Partition] = c
+	}
+	return err
 }
 
 // matches tells whether an event is asked for. It never ends a read early by

@@ -18,6 +18,7 @@ const (
 	flushBytes     = 64 << 10
 	flushTime      = 500 * time.Millisecond
 	stateTime      = 2 * time.Second
+	idleArchive    = 5 * time.Minute // ClickHouse sorts before it answers
 	idleLog        = 10 * time.Second
 	deviceBytes    = 16 << 10
 	schemaBytes    = 1 << 20

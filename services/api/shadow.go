@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,9 +16,10 @@ import (
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
-// Headers of a shadow's answers, whose bodies are AWS IoT's.
+// Headers of a shadow's answers, whose bodies are AWS IoT's; a command's has the
+// position as well.
 const (
-	positionHeader = "Tacho-Position" // of the shadow's newest fact, epoch.partition.seq
+	positionHeader = "Tacho-Position" // of the newest fact, epoch.partition.seq
 	changedHeader  = "Tacho-Changed"  // false: the update would have changed nothing and was not stored
 )
 
@@ -39,7 +41,7 @@ func (a *api) getShadow(w http.ResponseWriter, r *http.Request) error {
 		at = time.Now()
 	}
 	if !doc.Exists {
-		return shadowProblem(d, name, shadow.ErrNoShadow(name))
+		return shadowProblem(d, name, shadow.ErrNoShadow(cmp.Or(name, d)))
 	}
 	w.Header().Set(positionHeader, position.String())
 	return writeDocument(w, doc.Get(at.Unix(), ""))
@@ -60,7 +62,7 @@ func (a *api) updateShadow(w http.ResponseWriter, r *http.Request) error {
 	}
 	o, err := a.shadows.Do(r.Context(), shadows.Wish{Device: d, Name: name, Request: req, By: a.caller(r), OnlyChanges: true})
 	if err != nil {
-		return shadowProblem(d, name, err)
+		return versionProblem(o, shadowProblem(d, name, err))
 	}
 	w.Header().Set(positionHeader, o.Position.String())
 	w.Header().Set(changedHeader, strconv.FormatBool(o.Changed))
@@ -108,17 +110,17 @@ func (a *api) listShadowHistory(w http.ResponseWriter, r *http.Request) error {
 		Changes []shadowChange `json:"changes"`
 		More    bool           `json:"more"`
 	}{Changes: []shadowChange{}}
-	for c, err := range a.shadows.History(r.Context(), d, name, events.Latest) {
+	for c, err := range a.shadows.History(r.Context(), d, name, after) {
 		if err != nil {
 			return err
-		}
-		if c.Position.Seq <= after.Seq {
-			continue
 		}
 		if answer.More = len(answer.Changes) == limit; answer.More {
 			break
 		}
 		answer.Changes = append(answer.Changes, shadowChange{c.Fact.Type, c.Received, c.Position, c.Fact.Payload()})
+	}
+	if len(answer.Changes) == 0 && !q.has("after") {
+		return shadowProblem(d, name, shadow.ErrNoShadow(cmp.Or(name, d)))
 	}
 	return writeJSON(w, http.StatusOK, answer)
 }
@@ -207,6 +209,15 @@ func shadowProblem(device, name string, err error) error {
 		details["name"] = name
 	}
 	return problem.New(code, fmt.Sprintf("shadow of device %s: %s", device, refused.Message), details)
+}
+
+// versionProblem adds to a conflict which version there is.
+func versionProblem(o shadows.Outcome, err error) error {
+	if p, ok := problem.Of(err); ok && p.Code == problem.VersionConflict {
+		p.Message += fmt.Sprintf(": it has version %d", o.Document.Version)
+		p.Details["version"] = o.Document.Version
+	}
+	return err
 }
 
 func writeDocument(w http.ResponseWriter, document []byte) error {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/apache/arrow/go/v15/parquet/file"
+
+	"github.com/tachograph/tachograph/events"
 )
 
 // An Export writes what ClickHouse has of the events into a folder.
@@ -23,12 +25,12 @@ type Export struct {
 	// those of the tables.
 	Ask func(ctx context.Context, sql, format string, parameters map[string]string) (io.ReadCloser, error)
 
-	Telemetry int    // partitions of telemetry that the log has
-	Dir       string // empty, or not there yet
-	Filter    Filter
-	Rows      uint64                   // positions a file holds at most; 0 is 250,000
-	Await     map[uint16]uint64        // by partition: the log\'s newest positions, which ClickHouse is waited for to have
-	Progress  func(done, total uint64) // events; may be nil
+	Layout   events.Layout // of the log
+	Dir      string        // empty, or not there yet
+	Filter   Filter
+	Rows     uint64                   // positions a file holds at most; 0 is 250,000
+	Await    map[uint16]uint64        // by partition: the log's newest positions, which ClickHouse is waited for to have
+	Progress func(done, total uint64) // events; may be nil
 }
 
 // Run writes the files and, last, the manifest. What it has written when it fails
@@ -37,7 +39,10 @@ func (e *Export) Run(ctx context.Context) (Manifest, error) {
 	if e.Rows == 0 {
 		e.Rows = 250_000
 	}
-	m := Manifest{Format: formatVersion, Made: time.Now().UTC(), Filter: e.Filter, Telemetry: e.Telemetry, Partitions: []Partition{}, Files: []File{}, Note: manifestNote}
+	m := Manifest{Format: formatVersion, Made: time.Now().UTC(), Filter: e.Filter, Telemetry: e.Layout.Telemetry(), Partitions: []Partition{}, Files: []File{}, Note: manifestNote}
+	if len(e.Layout.Counts()) > 1 {
+		m.Format, m.Layout = splitVersion, &e.Layout
+	}
 	if err := e.folder(); err != nil {
 		return m, err
 	}
@@ -54,12 +59,19 @@ func (e *Export) Run(ctx context.Context) (Manifest, error) {
 			e.Progress(done, total)
 		}
 	}
-	_, _, err := save(e.Dir, ManifestName, func(w io.Writer) error {
+	return m, saveManifest(e.Dir, m)
+}
+
+func saveManifest(dir string, manifest any) error {
+	_, _, err := save(dir, ManifestName, func(w io.Writer) error {
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(m)
+		return encoder.Encode(manifest)
 	})
-	return m, err
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	return nil
 }
 
 func (e *Export) folder() error {
@@ -133,18 +145,12 @@ func (e *Export) plan(ctx context.Context, m *Manifest) error {
 		err := e.ask(ctx, `SELECT toString(min(_seq)) AS first, toString(max(_seq)) AS last, toString(toUnixTimestamp64Micro(min(received))) AS from,
 			toString(toUnixTimestamp64Micro(max(received))) AS to, toString(count()) AS count
 			FROM events WHERE `+where+` GROUP BY intDiv(_seq - 1, {rows:UInt64}) ORDER BY min(_seq)`, parameters, func(line []byte) error {
-			var c struct {
-				First, Last, Count uint64 `json:",string"`
-				From, To           int64  `json:",string"`
-			}
-			if err := json.Unmarshal(line, &c); err != nil {
+			f, err := parseCut(line)
+			if err != nil {
 				return err
 			}
-			f := File{
-				Name:  fmt.Sprintf("events-%d-%d-%d.parquet", at.Epoch, at.Partition, c.First),
-				Epoch: at.Epoch, Partition: at.Partition, First: c.First, Last: c.Last, Count: c.Count,
-				FirstReceived: time.UnixMicro(c.From).UTC(), LastReceived: time.UnixMicro(c.To).UTC(),
-			}
+			f.Epoch, f.Partition = at.Epoch, at.Partition
+			f.Name = fmt.Sprintf("events-%d-%d-%d.parquet", at.Epoch, at.Partition, f.First)
 			p.Count += f.Count
 			m.Files = append(m.Files, f)
 			return nil
@@ -157,25 +163,45 @@ func (e *Export) plan(ctx context.Context, m *Manifest) error {
 	return nil
 }
 
+// parseCut reads what ClickHouse tells of a stretch that becomes a file.
+func parseCut(line []byte) (File, error) {
+	var c struct {
+		First, Last, Count uint64 `json:",string"`
+		From, To           int64  `json:",string"`
+	}
+	if err := json.Unmarshal(line, &c); err != nil {
+		return File{}, err
+	}
+	return File{First: c.First, Last: c.Last, Count: c.Count, FirstReceived: time.UnixMicro(c.From).UTC(), LastReceived: time.UnixMicro(c.To).UTC()}, nil
+}
+
 // where selects the events of a file.
 func (e *Export) where(f File, parameters map[string]string) string {
-	for name, value := range map[string]uint64{"epoch": uint64(f.Epoch), "partition": uint64(f.Partition), "first": f.First, "last": f.Last} {
-		parameters[name] = strconv.FormatUint(value, 10)
-	}
-	conditions := []string{"_epoch = {epoch:UInt32}", "_partition = {partition:UInt16}", "_seq BETWEEN {first:UInt64} AND {last:UInt64}"}
-	for _, c := range []struct{ name, value, condition string }{
+	return e.selects(f, parameters, []condition{
 		{"device", e.Filter.Device, "device = {device:String}"},
 		{"type", e.Filter.Type, "message = {type:String}"},
 		{"kind", string(e.Filter.Kind), "kind = {kind:String}"},
 		{"from", micros(e.Filter.From), "received >= fromUnixTimestamp64Micro({from:Int64})"},
 		{"to", micros(e.Filter.To), "received < fromUnixTimestamp64Micro({to:Int64})"},
-	} {
+	})
+}
+
+// A condition stands in a statement when its parameter has a value.
+type condition struct{ name, value, text string }
+
+// selects selects the rows of a file's positions that meet all conditions.
+func (e *Export) selects(f File, parameters map[string]string, all []condition) string {
+	for name, value := range map[string]uint64{"epoch": uint64(f.Epoch), "partition": uint64(f.Partition), "first": f.First, "last": f.Last} {
+		parameters[name] = strconv.FormatUint(value, 10)
+	}
+	texts := []string{"_epoch = {epoch:UInt32}", "_partition = {partition:UInt16}", "_seq BETWEEN {first:UInt64} AND {last:UInt64}"}
+	for _, c := range all {
 		if c.value != "" {
 			parameters[c.name] = c.value
-			conditions = append(conditions, c.condition)
+			texts = append(texts, c.text)
 		}
 	}
-	return strings.Join(conditions, " AND ")
+	return strings.Join(texts, " AND ")
 }
 
 func micros(t time.Time) string {
@@ -190,11 +216,17 @@ func micros(t time.Time) string {
 const columns = `_epoch AS epoch, _partition AS partition, _seq AS position, id, kind, toValidUTF8(device) AS device, toValidUTF8(message) AS type, subject, schema, time, received, repeat,
 	if(isValidUTF8(payload), payload, NULL) AS body, if(isValidUTF8(payload), NULL, base64Encode(payload)) AS body_base64`
 
-func (e *Export) write(ctx context.Context, f *File) (err error) {
+func (e *Export) write(ctx context.Context, f *File) error {
 	parameters := map[string]string{}
 	where := e.where(*f, parameters)
+	return e.writeParquet(ctx, f, "events", "SELECT "+columns+" FROM events WHERE "+where+" ORDER BY _seq", parameters)
+}
+
+// writeParquet writes one file of what a statement selects, which must be as much
+// as was counted.
+func (e *Export) writeParquet(ctx context.Context, f *File, what, sql string, parameters map[string]string) (err error) {
 	f.Bytes, f.SHA256, err = save(e.Dir, f.Name, func(w io.Writer) error {
-		answer, err := e.Ask(ctx, "SELECT "+columns+" FROM events WHERE "+where+" ORDER BY _seq", "parquet", parameters)
+		answer, err := e.Ask(ctx, sql, "parquet", parameters)
 		if err != nil {
 			return err
 		}
@@ -214,7 +246,7 @@ func (e *Export) write(ctx context.Context, f *File) (err error) {
 		return fmt.Errorf("look at %s: %w", f.Name, err)
 	}
 	if uint64(rows) != f.Count {
-		return fmt.Errorf("%s has %d events, %d were counted: some were removed meanwhile (remedy: export again, into an empty folder)", f.Name, rows, f.Count)
+		return fmt.Errorf("%s has %d %s, %d were counted: some were removed meanwhile (remedy: export again, into an empty folder)", f.Name, rows, what, f.Count)
 	}
 	return nil
 }

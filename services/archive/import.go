@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/jetlog"
@@ -13,7 +14,12 @@ import (
 // An Import refills an empty log from an archive.
 type Import struct {
 	Archive *Archive
-	Log     *jetlog.Log // opened with Refill
+
+	// Open opens the log with Refill and as many telemetry partitions, which the
+	// log that it has given before is split into. It is called once for each number
+	// that the archive's log has had, unless the log has more already.
+	Open       func(ctx context.Context, partitions int) (*jetlog.Log, error)
+	Partitions int // of telemetry that the log shall have
 
 	// Obey are further archives, of which only the ledger of what was forgotten
 	// counts: what was asked to be forgotten after Archive was made stands there.
@@ -53,39 +59,65 @@ func (i *Import) Run(ctx context.Context) (Report, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := i.Log.BeginRefill(ctx, i.Archive.Name()); err != nil {
-		return fail(err)
-	}
-	var total, before uint64
+	var total uint64
 	for _, p := range i.Archive.Partitions {
 		total += p.UpTo
 	}
 	r := refilling{ledgers: ledgers, gone: map[events.Position]bool{}}
-	for _, p := range i.Archive.Partitions { // telemetry first: dead letters hang on it
-		upTo := events.Position{Epoch: p.Epoch, Partition: p.Partition, Seq: p.UpTo}
-		from := p.UpTo + 1
-		stored := r.Events + r.Forgotten
-		read := func(after uint64) iter.Seq2[events.Event, error] {
-			from = after + 1
-			return r.stay(i.Archive.Events(ctx, p.Epoch, p.Partition, 0), after)
+	var log *jetlog.Log
+	from, before := 0, uint64(0) // partitions that are done, and positions
+	for _, n := range i.Archive.LogLayout().Counts() {
+		if log == nil || log.Layout().Telemetry() < n { // else this was done before it was interrupted
+			if log, err = i.Open(ctx, n); err != nil {
+				return fail(err)
+			}
+			if err := i.leadsTo(log.Layout()); err != nil {
+				return fail(err)
+			}
+			if err := log.BeginRefill(ctx, i.Archive.Name()); err != nil {
+				return fail(err)
+			}
 		}
-		if err := i.Log.Refill(ctx, upTo, read, func(seq uint64) { tell("importing", before+seq, total) }); err != nil {
-			return fail(fmt.Errorf("%w (it goes on where it was when it is started again)", err))
+		for _, p := range i.Archive.Partitions { // telemetry first: dead letters hang on it
+			last := n == i.Archive.Telemetry
+			if int(p.Partition) < from || int(p.Partition) >= n && !(last && p.Partition >= events.ControlPartition) {
+				continue
+			}
+			if err := r.refill(ctx, i.Archive, log, p, func(seq uint64) { tell("importing", before+seq, total) }); err != nil {
+				return fail(fmt.Errorf("%w (it goes on where it was when it is started again)", err))
+			}
+			before += p.UpTo
 		}
-		if left := p.UpTo + 1 - from; left > 0 {
-			r.Empty += left - (r.Events + r.Forgotten - stored)
-		}
-		before += p.UpTo
+		from = n
 	}
-	if err := i.Log.EndRefill(ctx, i.Sync); err != nil {
+	if err := log.EndRefill(ctx, i.Sync); err != nil {
 		return fail(err)
 	}
 	return r.Report, nil
 }
 
+// refill stores what is to stay of one partition.
+func (r *refilling) refill(ctx context.Context, a *Archive, log *jetlog.Log, p Partition, tell func(seq uint64)) error {
+	upTo := events.Position{Epoch: p.Epoch, Partition: p.Partition, Seq: p.UpTo}
+	from := p.UpTo + 1
+	stored := r.Events + r.Forgotten
+	read := func(after uint64) iter.Seq2[events.Event, error] {
+		from = after + 1
+		return r.stay(a.Events(ctx, p.Epoch, p.Partition, 0), after)
+	}
+	if err := log.Refill(ctx, upTo, read, tell); err != nil {
+		return err
+	}
+	if left := p.UpTo + 1 - from; left > 0 {
+		r.Empty += left - (r.Events + r.Forgotten - stored)
+	}
+	return nil
+}
+
 // fits tells whether the archive can become this log.
 func (i *Import) fits() error {
 	a := i.Archive
+	layout := a.LogLayout()
 	if a.Filter != (Filter{}) {
 		return fmt.Errorf("archive %s holds only some of the events: what is folded from them would be another history (remedy: export without filters)", a.Dir)
 	}
@@ -97,13 +129,28 @@ func (i *Import) fits() error {
 		if have[p.Partition] {
 			return fmt.Errorf("archive %s holds several epochs of partition %d, which cannot be refilled yet", a.Dir, p.Partition)
 		}
-		if p.Epoch != 1 {
-			return fmt.Errorf("archive %s is of epoch %d of the log; a new log is of epoch 1, and another cannot be refilled yet", a.Dir, p.Epoch)
+		if fresh := uint32(len(layout.Way(p.Partition))); p.Epoch != fresh {
+			return fmt.Errorf("archive %s is of epoch %d of partition %d; a new log is of epoch %d there, and another cannot be refilled yet", a.Dir, p.Epoch, p.Partition, fresh)
 		}
 		have[p.Partition] = true
 	}
-	if n := len(i.Log.Partitions()) - 2; a.Telemetry != n {
-		return fmt.Errorf("archive %s is of a log of %d telemetry partitions, this one has %d (remedy: --partitions %d)", a.Dir, a.Telemetry, n, a.Telemetry)
+	if a.Telemetry != i.Partitions {
+		return fmt.Errorf("archive %s is of a log of %d telemetry partitions, this one has %d (remedy: --partitions %d)", a.Dir, a.Telemetry, i.Partitions, a.Telemetry)
+	}
+	return nil
+}
+
+// leadsTo tells whether a log with such a layout can become that of the archive.
+func (i *Import) leadsTo(has events.Layout) error {
+	goal := i.Archive.LogLayout()
+	counts, have := goal.Counts(), has.Counts()
+	fits := len(have) <= len(counts) && slices.Equal(have, counts[:len(have)])
+	for p, seam := range has.Seams() {
+		there, ok := goal.Seam(p)
+		fits = fits && ok && there == seam
+	}
+	if !fits {
+		return fmt.Errorf("archive %s is of a log that was made and split into %s telemetry partitions, this one into %s, or elsewhere: %w", i.Archive.Dir, goal, has, jetlog.ErrNotEmpty)
 	}
 	return nil
 }

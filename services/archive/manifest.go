@@ -17,17 +17,31 @@ import (
 // a folder without it is no archive.
 const ManifestName = "manifest.json"
 
-const formatVersion = 1
+// The formats: the second has a layout. Who does not know it would refill a log
+// that was split as one that never was.
+const (
+	formatVersion = 1
+	splitVersion  = 2
+)
 
 // A Manifest says what an archive holds.
 type Manifest struct {
-	Format     int         `json:"format"` // 1
-	Made       time.Time   `json:"made"`
-	Filter     Filter      `json:"filter"`    // zero: everything there was
-	Telemetry  int         `json:"telemetry"` // how many partitions of telemetry the log has
-	Partitions []Partition `json:"partitions"`
-	Files      []File      `json:"files"` // by partition, then by position
-	Note       string      `json:"note"`  // for people
+	Format     int            `json:"format"` // 1; 2 where there is a layout
+	Made       time.Time      `json:"made"`
+	Filter     Filter         `json:"filter"`           // zero: everything there was
+	Telemetry  int            `json:"telemetry"`        // how many partitions of telemetry the log has
+	Layout     *events.Layout `json:"layout,omitempty"` // of a log that was split
+	Partitions []Partition    `json:"partitions"`
+	Files      []File         `json:"files"` // by partition, then by position
+	Note       string         `json:"note"`  // for people
+}
+
+// LogLayout is that of the log.
+func (m *Manifest) LogLayout() events.Layout {
+	if m.Layout != nil {
+		return *m.Layout
+	}
+	return events.NewLayout(m.Telemetry)
 }
 
 // A Partition is one of the log as it was when the archive was made.
@@ -75,8 +89,11 @@ func (m *Manifest) Events() (n uint64) {
 
 // check tells what is wrong in a manifest: it may come from anywhere.
 func (m *Manifest) check() error {
-	if m.Format != formatVersion {
-		return fmt.Errorf("it is of format %d, this tacho reads %d (remedy: a tacho of the release that wrote it)", m.Format, formatVersion)
+	if m.Format < formatVersion || m.Format > splitVersion {
+		return fmt.Errorf("it is of format %d, this tacho reads %d and %d (remedy: a tacho of the release that wrote it)", m.Format, formatVersion, splitVersion)
+	}
+	if (m.Format == splitVersion) != (m.Layout != nil) || m.Telemetry < 1 || m.Telemetry > events.Slots || m.LogLayout().Telemetry() != m.Telemetry {
+		return fmt.Errorf("it is of format %d and of %d telemetry partitions, which its layout does not fit", m.Format, m.Telemetry)
 	}
 	type place struct {
 		epoch     uint32
@@ -116,7 +133,14 @@ func readManifest(dir string) (m Manifest, text []byte, err error) {
 	if err != nil {
 		return m, nil, fmt.Errorf("read archive: %w", err)
 	}
-	if err = json.Unmarshal(text, &m); err == nil {
+	var content struct{ Content string }
+	if err = json.Unmarshal(text, &content); err == nil && content.Content != "" {
+		return m, nil, fmt.Errorf("read archive: %s holds %s, not events: nothing can be folded from them (remedy: export without --samples)", dir, content.Content)
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err == nil {
 		err = m.check()
 	}
 	if err != nil {

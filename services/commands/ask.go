@@ -47,6 +47,8 @@ func (s *Commands) Queue(ctx context.Context, r Request) (View, error) {
 	}
 	now := s.clock.ms()
 	switch horizon := now + s.limits.Horizon.Milliseconds(); {
+	case r.Name == "":
+		return bad("it has no name")
 	case len(r.Name) > maxName || !printable(r.Name):
 		return bad("a name is up to %d bytes of printable text", maxName)
 	case len(r.Key) > maxKey:
@@ -102,6 +104,9 @@ func (s *Commands) Cancel(ctx context.Context, device, id, by, reason string) (V
 		return View{}, err
 	}
 	return s.do(ctx, key{device, id}, task{decide: func(c *command.Command, at int64) (command.Fact, error) {
+		if c.State == "" {
+			return command.Fact{}, fmt.Errorf("cancel command %s to %s: %w", id, device, command.ErrNoCommand)
+		}
 		return c.Cancel(at, by, reason)
 	}})
 }
@@ -129,18 +134,46 @@ func (s *Commands) Get(ctx context.Context, device, id string) (View, error) {
 		return v, nil
 	}
 	s.mu.Unlock()
-	var v View
+	v, err := s.read(ctx, k, func(events.Event) bool { return true })
+	if err != nil {
+		return View{}, fmt.Errorf("command %s to %s: %w", id, device, err)
+	}
+	return v, nil
+}
+
+// At returns a command as the log knew it at a time of arrival: the same fold,
+// stopped in front of the first step that arrived later. View.Position is that of
+// its newest step then.
+//
+// Errors: command.ErrNoCommand, also when it was not there yet; those of
+// events.Log.Read.
+func (s *Commands) At(ctx context.Context, device, id string, at time.Time) (View, error) {
+	if err := possible(id); err != nil {
+		return View{}, err
+	}
+	v, err := s.read(ctx, key{device, id}, func(e events.Event) bool { return !e.Received.After(at) })
+	if err != nil {
+		return View{}, fmt.Errorf("command %s to %s at %s: %w", id, device, at.UTC().Format(time.RFC3339Nano), err)
+	}
+	return v, nil
+}
+
+// read folds a command's steps from the log, up to the first that is not wanted.
+func (s *Commands) read(ctx context.Context, k key, wanted func(events.Event) bool) (v View, err error) {
 	for ev, err := range s.log.Read(ctx, k.stream(), events.Latest) {
 		if err != nil {
-			return View{}, fmt.Errorf("command %s to %s: %w", id, device, err)
+			return View{}, err
 		}
-		if f, err := command.ParseFact(ev.Payload); err == nil {
+		if !wanted(ev) {
+			break
+		}
+		if f, err := command.ParseFact(ev.Payload); err == nil { // else the fold has complained
 			v.Evolve(f)
 			v.Position = ev.Position
 		}
 	}
 	if v.State == "" {
-		return View{}, fmt.Errorf("command %s to %s: %w", id, device, command.ErrNoCommand)
+		return View{}, command.ErrNoCommand
 	}
 	return v, nil
 }

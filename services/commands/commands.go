@@ -150,6 +150,11 @@ func Open(ctx context.Context, c Config) (*Commands, error) {
 	return s, nil
 }
 
+// Now is the time by which deadlines pass. It never goes back, so a deadline that
+// is some time ahead is counted from it: by a wall clock that was set back it
+// would be in the past.
+func (s *Commands) Now() time.Time { return time.UnixMilli(s.clock.ms()) }
+
 // spawn runs f in a goroutine that Run waits for.
 func (s *Commands) spawn(f func()) { s.work.spawn(f) }
 

@@ -22,6 +22,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		facts:    counter("facts_total", "Steps of commands that this process has appended, by what happened; dry runs apart.", "fact", "dry_run"),
 		refused:  counter("answers_refused_total", "Answers of devices that were refused, by reason.", "reason"),
-		attempts: counter("attempts_total", "Attempts to hand a command to its device, by outcome.", "outcome"),
+		attempts: counter("attempts_total", "Attempts to hand a command to its device, by outcome; dry runs apart.", "outcome", "dry_run"),
 	}
 }

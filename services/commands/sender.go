@@ -232,7 +232,7 @@ func (s *Commands) transmit(d *device, e *entry, topic string, before int) {
 // appending took its time.
 func (s *Commands) write(a attempt) (acked <-chan error) {
 	if s.clock.ms() >= a.order.Deadline {
-		s.metrics.attempts.WithLabelValues("too late").Inc()
+		s.metrics.attempts.WithLabelValues("too late", dry(a.order)).Inc()
 		s.unsend(a, "its deadline passed before it was written")
 		return nil
 	}
@@ -259,7 +259,7 @@ func (s *Commands) await(a attempt, acked <-chan error) {
 		select {
 		case err = <-acked:
 		case <-t.C:
-			s.metrics.attempts.WithLabelValues("not acknowledged in time").Inc()
+			s.metrics.attempts.WithLabelValues("not acknowledged in time", dry(a.order)).Inc()
 			s.land(a.d, a.e, s.silent(a.e, a.topic))
 			flying = false
 			continue
@@ -281,7 +281,7 @@ func (s *Commands) await(a attempt, acked <-chan error) {
 		switch {
 		case err == nil:
 			s.record(a.e.key, func(c *command.Command, at int64) (command.Fact, error) { return c.Deliver(a.n, at) })
-			s.metrics.attempts.WithLabelValues("acknowledged").Inc()
+			s.metrics.attempts.WithLabelValues("acknowledged", dry(a.order)).Inc()
 			if flying {
 				s.land(a.d, a.e, 0)
 			}
@@ -322,13 +322,13 @@ func (s *Commands) undelivered(a attempt, err error) (again int64) {
 	case errors.Is(err, gateway.ErrRejected):
 		outcome, again = "rejected", a.order.AnswerBy // it would be again
 	case errors.Is(err, gateway.ErrNotConnected), errors.Is(err, gateway.ErrNotSubscribed), errors.Is(err, gateway.ErrTooBig):
-		s.metrics.attempts.WithLabelValues("not there").Inc()
+		s.metrics.attempts.WithLabelValues("not there", dry(a.order)).Inc()
 		s.unsend(a, err.Error())
 		return again
 	case errors.Is(err, context.DeadlineExceeded):
 		return again // its time is up: the deadline's fact says so
 	}
-	s.metrics.attempts.WithLabelValues(outcome).Inc()
+	s.metrics.attempts.WithLabelValues(outcome, dry(a.order)).Inc()
 	s.note(a.e.key, fmt.Sprintf("attempt %d: %v", a.n, err))
 	return again
 }

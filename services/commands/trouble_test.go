@@ -105,6 +105,16 @@ func TestForeignAnswer(t *testing.T) {
 	}
 	two.Publish("commands/car-1/"+v.Order.ID+"/answer", 1, false, `{"state":"succeeded"}`)
 	gatewaytest.Eventually(t, "it is thrown out", func() bool { return !two.IsConnected() })
+	// A kept session that comes back is the newest connection.
+	token := s.gw.Add(t, "car-4")
+	kept := s.connect("car-4", token, func(o *mqtt.ClientOptions) { o.SetClientID("kept").SetCleanSession(false) })
+	kept.Disconnect(0)
+	gatewaytest.Eventually(t, "it is gone", func() bool { return !s.gw.Connected("car-4") })
+	other := s.connect("car-4", token, func(o *mqtt.ClientOptions) { o.SetClientID("other") })
+	kept = s.connect("car-4", token, func(o *mqtt.ClientOptions) { o.SetClientID("kept").SetCleanSession(false) })
+	newest := s.queue(order("car-4", command.NowOrNever))
+	kept.hears("commands/" + newest.Order.ID)
+	other.silence()
 	offline := s.queue(order("car-3", command.UntilDeadline))
 	three := s.connect("car-3", s.gw.Add(t, "car-3"), func(o *mqtt.ClientOptions) { o.SetClientID("other") })
 	three.hears("commands/" + offline.Order.ID)

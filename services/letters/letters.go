@@ -196,23 +196,26 @@ func (l *Letters) settled(ctx context.Context, d columnar.Letter) (Code, error) 
 		return WasDropped, nil
 	}
 	replay := events.Stream{Kind: events.Telemetry, ID: d.Device, Name: d.ID.String()}
-	if there, err := l.has(ctx, replay, d.ID.Position.Partition); err != nil || there {
+	if there, err := l.has(ctx, replay); err != nil || there {
 		return WasReplayed, err
 	}
-	if there, err := l.has(ctx, dropStream(d), events.ControlPartition); err != nil || there {
+	if there, err := l.has(ctx, dropStream(d)); err != nil || there {
 		return WasDropped, err
 	}
 	return "", nil
 }
 
 // has tells whether what is left of a stream holds an event.
-func (l *Letters) has(ctx context.Context, s events.Stream, partition uint16) (bool, error) {
-	start, err := l.log.Locate(ctx, partition, events.Beginning)
-	if err != nil {
-		return false, err
-	}
-	for _, err := range l.log.ReadAfter(ctx, s, start.Position, events.Latest) {
-		return err == nil, err
+func (l *Letters) has(ctx context.Context, s events.Stream) (bool, error) {
+	layout := l.log.Layout()
+	for _, stretch := range layout.Way(layout.Of(s)) {
+		start, err := l.log.Locate(ctx, stretch.Partition, events.Beginning)
+		if err != nil {
+			return false, err
+		}
+		for _, err := range l.log.ReadAfter(ctx, s, start.Position, events.EndOf(stretch.Partition)) {
+			return err == nil, err
+		}
 	}
 	return false, nil
 }

@@ -309,7 +309,7 @@ func (s *stand) rebuilt() {
 	s.t.Helper()
 	s.await()
 	replay := columnar.Replay{Writer: s.base, Partitions: []uint16{0, events.ControlPartition}}
-	reports, err := replay.Build(s.t.Context(), true, 0, func(projections.Progress) {})
+	reports, err := replay.Build(s.t.Context(), projections.Order{Dry: true}, func(projections.Progress) {})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (n *Node) Again() Config {
 	if c.NATS == "" {
 		setPort(&c.NATSPort, strings.TrimPrefix(n.addrs.NATS, "nats://"))
 	}
-	if c.ClickHouse == "" {
+	if len(c.ClickHouse) == 0 {
 		setPort(&c.ClickHouseHTTPPort, n.addrs.ClickHouseHTTP)
 	}
 	return c

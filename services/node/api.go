@@ -48,7 +48,7 @@ func (n *Node) startAPI(context.Context) error {
 		telemetry = n.gateway.TelemetryHandler()
 	}
 	handler := api.New(api.Config{
-		Log: n.appends, Catalog: n.catalog, Auth: n.auth, Admin: admin, Analyst: analyst, KV: n.views, Past: n.past, Replays: n.replays, Letters: n.letters, Audit: n.audit, Janitor: n.janitor, Forgetter: n.forgetter, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Query: n.queries, Telemetry: telemetry,
+		Log: n.appends, History: n.history, Catalog: n.catalog, Auth: n.auth, Admin: admin, Analyst: analyst, KV: n.views, Past: n.past, Replays: n.replays, Letters: n.letters, Audit: n.audit, Janitor: n.janitor, Forgetter: n.forgetter, Shadows: n.shadows, Commands: n.commands, Roster: n.roster, Query: n.queries, Telemetry: telemetry,
 		Ready: n.Ready, Metrics: n.metrics, Runners: n.runners, Logger: n.logger,
 	})
 	if !n.cfg.Has("api") && !n.cfg.Has("gateway") {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/tachograph/tachograph/events"
 )
 
 // BenchmarkCommand is the round trip from the HTTP interface to the car and its
@@ -70,5 +72,25 @@ func BenchmarkCommand(b *testing.B) {
 		for _, q := range []int{50, 99} {
 			b.ReportMetric(float64(took[(len(took)-1)*q/100].Microseconds())/1000, fmt.Sprintf("%s-p%d-ms", name, q))
 		}
+	}
+}
+
+// BenchmarkStart is what a node takes to start, with 300,000 facts in its log
+// already.
+func BenchmarkStart(b *testing.B) {
+	config := defaults(b, "--role", "gateway,api", "--durability", "fast")
+	n := startNode(b, config)
+	for i := range 300 {
+		facts := make([]events.Event, 1000)
+		for j := range facts {
+			facts[j] = events.Event{Stream: events.Stream{Kind: events.Letter, ID: fmt.Sprint("car-", i), Name: "1.0.1-0"}, Type: "dropped", ID: events.UniqueID(), Payload: []byte(`{"message":"position","note":"a fact of the usual length that no fold of a gateway has to remember, so that reading is all"}`)}
+		}
+		if _, err := n.log.Append(b.Context(), events.Any, facts...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		stopNode(b, n)
+		n = startNode(b, config)
 	}
 }

@@ -19,7 +19,7 @@ func (n *Node) startCommands(ctx context.Context) (err error) {
 		Log: n.appends, Logger: n.logger, Metrics: n.metrics,
 		Known:     func(device string) bool { _, ok := n.auth.Get(device); return ok },
 		Elsewhere: n.roster.Elsewhere,
-		Limits:    commands.Limits{Open: n.cfg.MaxCommands},
+		Limits:    commands.Limits{Open: n.cfg.MaxCommands, InFlight: n.cfg.CommandsInFlight},
 	})
 	if err != nil {
 		return err

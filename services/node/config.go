@@ -35,26 +35,29 @@ type Config struct {
 	ClickHouseNativePort int `name:"clickhouse-native-port" help:"Embedded ClickHouse, native protocol." default:"9000" placeholder:"PORT"`
 	ClickHouseHTTPPort   int `name:"clickhouse-http-port" help:"Embedded ClickHouse, HTTP." default:"8123" placeholder:"PORT"`
 
-	NATS       string `name:"nats" help:"URL of an existing NATS cluster, nats://user:password@host:4222, instead of the embedded one." placeholder:"URL"`
-	NATSCreds  string `name:"nats-creds" help:"Credentials file (.creds) for --nats, instead of a password in the URL." type:"path" placeholder:"FILE"`
-	ClickHouse string `name:"clickhouse" help:"URL of an existing ClickHouse, http://user:password@host:8123, instead of the embedded one." placeholder:"URL"`
-	Database   string `help:"ClickHouse database." default:"tacho" placeholder:"NAME"`
+	NATS              string   `name:"nats" help:"URL of an existing NATS cluster, nats://user:password@host:4222, instead of the embedded one." placeholder:"URL"`
+	NATSCreds         string   `name:"nats-creds" help:"Credentials file (.creds) for --nats, instead of a password in the URL." type:"path" placeholder:"FILE"`
+	ClickHouse        []string `name:"clickhouse" help:"URL of an existing ClickHouse, http://user:password@host:8123, instead of the embedded one. Several are shards, of which each has some partitions for ever: all in the same order at every start." placeholder:"URL"`
+	ClickHouseCluster string   `name:"clickhouse-cluster" help:"What several shards are called in their remote_servers." placeholder:"NAME"`
+	Database          string   `help:"ClickHouse database." default:"tacho" placeholder:"NAME"`
 	QueryConfig
 	Replicas int `help:"Replicas of every stream; more than 1 needs a NATS cluster." default:"1" placeholder:"N"`
 
 	Durability string `help:"What an acknowledged message survives: disk (power failure), os (a killed process), fast (a clean stop)." enum:"disk,os,fast" default:"disk"`
-	Partitions int    `help:"Partitions of the telemetry log. Fixed when the log is created." default:"1" placeholder:"N"`
+	Partitions int    `help:"Partitions of the telemetry log. Fixed when the log is created; tacho split makes more of them." default:"1" placeholder:"N"`
 	LogBytes   int64  `name:"log-bytes" help:"Most bytes of one stream; a full one refuses. 0: no limit but --log-reserve." default:"0" placeholder:"BYTES"`
 	LogReserve int64  `name:"log-reserve" help:"Bytes of the disk that are left free: with less, messages are refused until there is room." default:"1073741824" placeholder:"BYTES"`
 
 	BatchAge         time.Duration `name:"batch-age" help:"How old a message may be before it is inserted into ClickHouse, while ClickHouse keeps up." default:"400ms" placeholder:"TIME"`
 	RollUpEvery      time.Duration `name:"roll-up-every" help:"How old a sample may be before it is in the roll-ups, while ClickHouse keeps up." default:"5s" placeholder:"TIME"`
+	OnPanic          string        `name:"on-panic" help:"What a projection does at an event at which its code breaks down: stop that partition, or park the event and go on." enum:"stop,park" default:"stop"`
 	ClickHouseMemory int64         `name:"clickhouse-memory" help:"Memory of the embedded ClickHouse, bytes. 0: half of the machine's, 4 GiB at most." default:"0" placeholder:"BYTES"`
 
-	MaxConnections int           `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
-	MaxCommands    int           `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
-	PresenceGrace  time.Duration `name:"presence-grace" help:"How long a device is without a connection before services hear that it is offline." default:"30s" placeholder:"TIME"`
-	MaxPayload     int           `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
+	MaxConnections   int           `name:"max-connections" help:"MQTT connections." default:"100000" placeholder:"N"`
+	MaxCommands      int           `name:"max-commands" help:"Commands of one device without a final state." default:"1000" placeholder:"N"`
+	CommandsInFlight int           `name:"commands-in-flight" help:"Commands of one device that are sent and not acknowledged." default:"8" placeholder:"N"`
+	PresenceGrace    time.Duration `name:"presence-grace" help:"How long a device is without a connection before services hear that it is offline." default:"30s" placeholder:"TIME"`
+	MaxPayload       int           `name:"max-payload" help:"Largest message, bytes." default:"1048576" placeholder:"BYTES"`
 
 	KeepSamples time.Duration `name:"keep-samples" help:"How long ClickHouse keeps samples after their arrival, such as 2160h; 0 is for ever." default:"0s" placeholder:"DURATION"`
 	KeepEvents  time.Duration `name:"keep-events" help:"How long it keeps the raw events; 0 is for ever." default:"0s" placeholder:"DURATION"`
@@ -125,9 +128,9 @@ func (c Config) Validate() error {
 	if c.NATSCreds != "" && c.NATS == "" {
 		bad("nats-creds", "goes with --nats")
 	}
-	checkURL("clickhouse", c.ClickHouse, "http", "https")
+	c.validateShards(checkURL, bad)
 	checkURL("clickhouse-query", c.ClickHouseQuery, "http", "https")
-	c.QueryConfig.validate(c.Has("project") && c.ClickHouse == "", bad)
+	c.QueryConfig.validate(c.embedsClickHouse(), bad)
 	if !databaseName.MatchString(c.Database) {
 		bad("database", "%q: letters, digits and _ are possible", c.Database)
 	}
@@ -188,6 +191,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxCommands < 1 {
 		bad("max-commands", "%d", c.MaxCommands)
+	}
+	if c.CommandsInFlight < 1 {
+		bad("commands-in-flight", "%d", c.CommandsInFlight)
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("tls-cert", "--tls-cert and --tls-key go together")

@@ -5,12 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 )
 
 func TestValidateTellsEverythingAtOnce(t *testing.T) {
 	c := Config{
 		Data: "", Host: "nowhere", Ports: "fixed", MQTTPort: 1883, HTTPPort: 1883, NATSPort: 0, ClickHouseNativePort: 9000, ClickHouseHTTPPort: 70000,
-		NATS: "http://x", ClickHouse: "x", Replicas: 9, Durability: "maybe", Partitions: 300, LogBytes: -1, BatchAge: 1, MaxPayload: 1, TLSCert: "nothing.pem",
+		NATS: "http://x", ClickHouse: []string{"x"}, Replicas: 9, Durability: "maybe", Partitions: 300, LogBytes: -1, BatchAge: 1, MaxPayload: 1, TLSCert: "nothing.pem",
 	}
 	err := c.Validate()
 	if err == nil {
@@ -60,5 +62,33 @@ func TestSecret(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatal(info, err)
+	}
+}
+
+func TestShardsAreValidated(t *testing.T) {
+	const one, two = "http://a:8123", "http://b:8123"
+	for _, c := range []struct {
+		flags []string
+		want  string
+	}{
+		{[]string{"--clickhouse", one}, ""},
+		{[]string{"--clickhouse", one, "--clickhouse", two, "--clickhouse-cluster", "fleet", "--partitions", "2"}, ""},
+		{[]string{"--clickhouse", one + "," + two, "--partitions", "2"}, "--clickhouse-cluster:"},
+		{[]string{"--clickhouse", one + "," + two, "--clickhouse-cluster", "fleet"}, "2 shards for 1 partitions"},
+		{[]string{"--clickhouse", one + "," + one, "--clickhouse-cluster", "fleet", "--partitions", "2"}, "a:8123 is named twice"},
+		{[]string{"--clickhouse", one + ",", "--clickhouse-cluster", "fleet"}, "goes with several"},
+		{[]string{"--clickhouse", one + ",b", "--clickhouse-cluster", "fleet", "--partitions", "2"}, "want a URL"},
+	} {
+		parser, err := kong.New(new(Config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = parser.Parse(c.flags) // which validates
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%q: %v", c.flags, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%q: %v, want %q", c.flags, err, c.want)
+		}
 	}
 }

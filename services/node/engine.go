@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tachograph/tachograph/projections/columnar"
@@ -20,15 +20,12 @@ func (n *Node) startEngine(context.Context) error {
 	if !n.cfg.Has("project") {
 		return nil
 	}
-	if n.cfg.ClickHouse != "" {
-		u, err := url.Parse(n.cfg.ClickHouse)
-		if err != nil {
-			return fmt.Errorf("--clickhouse: %w", err)
+	var err error
+	if len(n.cfg.ClickHouse) > 0 {
+		if n.shards, err = n.cfg.existingShards(); err == nil {
+			_, n.addrs.ClickHouseHTTP, _ = strings.Cut(n.shards.Servers[0].URL, "://")
 		}
-		password, _ := u.User.Password()
-		n.server = columnar.Server{URL: u.Scheme + "://" + u.Host, User: u.User.Username(), Password: password, Database: n.cfg.Database}
-		n.addrs.ClickHouseHTTP = u.Host
-		return nil
+		return err
 	}
 	cache, err := engine.CacheDir()
 	if err != nil {
@@ -54,21 +51,38 @@ func (n *Node) startEngine(context.Context) error {
 		Dir: n.cfg.file("clickhouse"), Host: n.cfg.ClickHouseHost, Database: n.cfg.Database, Memory: n.cfg.ClickHouseMemory,
 		WriterPassword: writer, AnalystPassword: analyst, QueryPassword: query, Query: n.cfg.engineLimits(), DiskReserve: n.cfg.LogReserve / 4, Logger: n.logger,
 	}
-	if cfg.NativePort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseNativePort, "clickhouse-native-port"); err != nil {
-		return err
-	}
-	if cfg.HTTPPort, err = n.freePort(n.cfg.ClickHouseHost, n.cfg.ClickHouseHTTPPort, "clickhouse-http-port"); err != nil {
-		return err
+	cfg.Reserved = n.cfg.Ports == "auto"
+	for _, p := range []struct {
+		into *int
+		port int
+		flag string
+	}{{&cfg.NativePort, n.cfg.ClickHouseNativePort, "clickhouse-native-port"}, {&cfg.HTTPPort, n.cfg.ClickHouseHTTPPort, "clickhouse-http-port"}} {
+		if *p.into, err = n.enginePort(p.port, p.flag); err != nil {
+			return err
+		}
 	}
 	n.addrs.ClickHouseNative = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.NativePort))
 	n.addrs.ClickHouseHTTP = net.JoinHostPort(n.cfg.ClickHouseHost, fmt.Sprint(cfg.HTTPPort))
 	n.addrs.ClickHousePasswordFile = n.cfg.file("clickhouse.analyst.password")
 	n.addrs.ClickHouseUser = engine.AnalystUser
-	n.server = columnar.Server{URL: "http://" + n.addrs.ClickHouseHTTP, User: engine.WriterUser, Password: writer, Database: n.cfg.Database}
+	n.shards = columnar.NewShards("", columnar.Server{URL: "http://" + n.addrs.ClickHouseHTTP, User: engine.WriterUser, Password: writer, Database: n.cfg.Database})
 	n.engineReady = make(chan struct{})
 	n.setWaiting("ClickHouse", "starting")
 	n.run("ClickHouse", func(ctx context.Context) error { return n.runEngine(ctx, cache, cfg) })
 	return nil
+}
+
+// enginePort returns a port of the engine's. A free one is kept for it: the engine
+// listens there later than this process on others, and again after it has died.
+func (n *Node) enginePort(port int, flag string) (int, error) {
+	if n.cfg.Ports != "auto" {
+		return n.freePort(n.cfg.ClickHouseHost, port, flag)
+	}
+	port, release, err := engine.Reserve(n.cfg.ClickHouseHost)
+	if err == nil {
+		n.onStop("reserved port", func(context.Context) error { return release() })
+	}
+	return port, err
 }
 
 // runEngine keeps the embedded ClickHouse alive until ctx ends, then stops it.

@@ -88,6 +88,7 @@ func (p *program) telemetry(token, device, message, body string) {
 // any file, though the node is killed with -9 again and again meanwhile; the rest
 // is as it was, and a replay agrees.
 func TestForget(t *testing.T) {
+	t.Parallel()
 	const secret, kept = "SECRET-OF-THE-RENTER", "KEPT-OF-THE-OTHERS"
 	dir := t.TempDir()
 	p := serve(t, dir)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tachograph/tachograph/events/jetlog"
 	"github.com/tachograph/tachograph/services/archive"
 )
 
@@ -30,13 +31,23 @@ func Import(ctx context.Context, cfg Config, from *archive.Archive, obey []*arch
 		defer done()
 		err = errors.Join(err, n.Stop(stopping))
 	}()
-	for _, step := range []func(context.Context) error{n.startFolder, n.startLog} {
-		if err := step(ctx); err != nil {
-			return archive.Report{}, err
-		}
+	if err := n.startFolder(ctx); err != nil {
+		return archive.Report{}, err
 	}
-	i := archive.Import{Archive: from, Obey: obey, Log: n.log, Sync: func() error { return nil }}
-	if n.embedded != nil {
+	i := archive.Import{Archive: from, Obey: obey, Partitions: cfg.Partitions, Sync: func() error { return nil }}
+	i.Open = func(ctx context.Context, partitions int) (*jetlog.Log, error) {
+		if n.log == nil {
+			n.seams = from.LogLayout().Seams()
+			n.cfg.Partitions = partitions
+			if err := n.startLog(ctx); err != nil {
+				return nil, err
+			}
+		} else if err := n.reopenLog(ctx, partitions); err != nil {
+			return nil, err
+		}
+		return n.log, nil
+	}
+	if cfg.NATS == "" {
 		i.Sync = n.syncData
 	}
 	i.Progress = func(phase string, done, total uint64) {
@@ -50,4 +61,20 @@ func Import(ctx context.Context, cfg Config, from *archive.Archive, obey []*arch
 		err = full
 	}
 	return report, err
+}
+
+// reopenLog splits a log that is being refilled, as it was, and opens it anew.
+func (n *Node) reopenLog(ctx context.Context, partitions int) error {
+	if err := n.log.Close(); err != nil {
+		return err
+	}
+	n.logConfig.Partitions = partitions
+	if _, err := jetlog.Split(ctx, n.logConfig); err != nil {
+		return err
+	}
+	log, err := jetlog.Open(ctx, n.logConfig)
+	if err == nil {
+		n.log = log
+	}
+	return err
 }

@@ -17,10 +17,7 @@ import (
 // tacho runs the real program to its end.
 func (p *program) tacho(args ...string) (out string, err error) {
 	p.t.Helper()
-	binary, err := tachoBinary()
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	binary := tacho(p.t)
 	b, err := exec.CommandContext(p.t.Context(), binary, args...).CombinedOutput()
 	return string(b), err
 }
@@ -85,7 +82,9 @@ func (p *program) folded() map[string]string {
 	all["schemas"] = p.request("GET", "/v1/schemas", "")
 	all["letters"] = p.request("GET", "/v1/dead-letters", "")
 	for what, text := range all { // tables keep microseconds
-		all[what] = nanoseconds.ReplaceAllString(text, "${1}Z")
+		all[what] = nanoseconds.ReplaceAllStringFunc(text, func(at string) string { // and a time ends in no zero
+			return strings.TrimRight(strings.TrimRight(nanoseconds.ReplaceAllString(at, "$1"), "0"), ".") + "Z"
+		})
 	}
 	return all
 }
@@ -125,7 +124,9 @@ func TestArchive(t *testing.T) {
 		p.lines(tokens[device], device, "position", body)
 	}
 	p.telemetry(tokens["car-1"], "car-1", "blob", "\xff\xfe\x00\x01")
-	p.request("POST", "/v1/devices/car-1/shadow", `{"state":{"desired":{"locked":true}}}`)
+	for _, device := range []string{"car-1", "car-2"} {
+		p.request("POST", "/v1/devices/"+device+"/shadow", `{"state":{"desired":{"locked":true}}}`)
+	}
 	p.request("POST", "/v1/devices/car-2/commands", `{"name":"unlock","deadline":"1h"}`)
 	p.await("SELECT count() FROM tacho.events WHERE kind = 'telemetry'", fmt.Sprint(2*each+1))
 	p.await("SELECT count() FROM tacho.dead_letters", fmt.Sprint(2*each/1000))
@@ -179,10 +180,7 @@ func TestArchive(t *testing.T) {
 	}
 
 	// Killed at twenty moments, then let be.
-	binary, err := tachoBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := tacho(t)
 	halfFull := false
 	for i := range 20 {
 		cmd := exec.Command(binary, "import", whole, "--data", into)

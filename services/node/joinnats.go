@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tachograph/tachograph/events/jetlog"
 )
 
 // joinNATS connects to an existing NATS cluster. It waits for one that is not
@@ -27,6 +29,7 @@ func (n *Node) joinNATS(ctx context.Context) (*nats.Conn, error) {
 	if n.cfg.NATSCreds != "" {
 		opts = append(opts, nats.UserCredentials(n.cfg.NATSCreds))
 	}
+	opts = append(opts, jetlog.Tapped())
 	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		nc, err := nats.Connect(n.cfg.NATS, opts...)
 		if err == nil {

@@ -12,29 +12,48 @@ import (
 	"github.com/tachograph/tachograph/projections/latest"
 )
 
-// startLog connects to NATS, its own or another, and opens the log.
-func (n *Node) startLog(ctx context.Context) error {
+// joinLog connects to NATS, its own or another. services is a connection in the
+// account of the views.
+func (n *Node) joinLog(ctx context.Context) (cfg jetlog.Config, services *nats.Conn, err error) {
 	durability, err := jetlog.ParseDurability(n.cfg.Durability)
+	if err != nil {
+		return cfg, nil, err
+	}
+	cfg = jetlog.Config{
+		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Refill: n.refill, Logger: n.logger,
+	}
+	if n.cfg.NATS == "" {
+		cfg.Sync = n.syncData
+		services, err = n.startEmbeddedNATS(&cfg)
+		return cfg, services, err
+	}
+	nc, err := n.joinNATS(ctx)
+	if err != nil {
+		return cfg, nil, fmt.Errorf("connect to NATS at %s: %w", redacted(n.cfg.NATS), err)
+	}
+	n.onStop("NATS connection", func(context.Context) error { nc.Close(); return nil })
+	cfg.Publish, cfg.Read = nc, nc
+	n.addrs.NATS = redacted(n.cfg.NATS)
+	return cfg, nc, nil
+}
+
+// startLog opens the log.
+func (n *Node) startLog(ctx context.Context) error {
+	cfg, services, err := n.joinLog(ctx)
 	if err != nil {
 		return err
 	}
-	cfg := jetlog.Config{
-		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Refill: n.refill, Logger: n.logger,
-	}
-	var services *nats.Conn // in the account of the views
-	if n.cfg.NATS != "" {
-		nc, err := n.joinNATS(ctx)
+	if n.refill { // one that was interrupted may have been split already
+		counts, err := jetlog.Numbers(ctx, cfg)
 		if err != nil {
-			return fmt.Errorf("connect to NATS at %s: %w", redacted(n.cfg.NATS), err)
-		}
-		n.onStop("NATS connection", func(context.Context) error { nc.Close(); return nil })
-		cfg.Publish, cfg.Read, services = nc, nc, nc
-		n.addrs.NATS = redacted(n.cfg.NATS)
-	} else {
-		if services, err = n.startEmbeddedNATS(&cfg); err != nil {
 			return err
 		}
+		if have := len(counts); have > 0 {
+			cfg.Partitions = max(cfg.Partitions, counts[have-1])
+		}
+		cfg.Seams = n.seams
 	}
+	n.logConfig = cfg
 	if n.log, err = jetlog.Open(ctx, cfg); err != nil {
 		return err
 	}
@@ -50,6 +69,8 @@ func (n *Node) startLog(ctx context.Context) error {
 		n.metrics.MustRegister(n.disk)
 		n.run("disk guard", func(ctx context.Context) error { return n.disk.watch(ctx, n.tellDisk) })
 	}
+	n.opening = newOpening(n.appends)
+	n.appends = n.opening
 	n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "tacho_log_syncs_total", Help: "Fsyncs of the log's block files that this process has made.",
 	}, func() float64 { return float64(n.log.Syncs()) }))
@@ -108,7 +129,7 @@ func (n *Node) startEmbeddedNATS(cfg *jetlog.Config) (services *nats.Conn, err e
 	if cfg.Publish, err = e.connect(internalLogUser, nats.InProcessServer(e.server)); err != nil {
 		return nil, err
 	}
-	if cfg.Read, err = e.connect(internalLogUser); err != nil {
+	if cfg.Read, err = e.connect(internalLogUser, jetlog.Tapped()); err != nil {
 		return nil, err
 	}
 	if services, err = e.connect(internalServicesUser, nats.InProcessServer(e.server), nats.CustomInboxPrefix(servicesInbox)); err != nil {

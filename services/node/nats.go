@@ -83,6 +83,9 @@ func startNATS(c Config, listenerPassword string, logger *slog.Logger) (*embedde
 		return nil, err
 	}
 	opts.StreamMaxBufferedMsgs, opts.StreamMaxBufferedSize = 1_000_000, 512<<20
+	if err := jetlog.MendMeta(e.storeDir); err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
 	if err := jetlog.Scrub(e.storeDir, logAccount); err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}

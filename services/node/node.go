@@ -43,9 +43,13 @@ type Node struct {
 	logger *slog.Logger
 	addrs  Addresses
 
-	refill      bool // only the log is opened, to be refilled
+	refill      bool                   // only the log is opened, to be refilled
+	seams       map[uint16]events.Seam // that it shall have then
+	logConfig   jetlog.Config
 	log         *jetlog.Log
 	appends     events.Log // the log as others see it: it refuses when the disk is nearly full
+	opening     *opening
+	history     events.Log // the log and what was purged from it; nil where no projections run
 	catalog     *catalog.Catalog
 	auth        *auth.Directory
 	gateway     *gateway.Gateway
@@ -60,14 +64,14 @@ type Node struct {
 	letters     *letters.Letters // nil: the same
 	audit       *columnar.Audit  // nil: no projections here
 	janitor     *retention.Janitor
-	recovering  sync.Once     // an unfinished swap of tables
+	swaps       sync.Mutex    // held while an unfinished swap of tables is looked for
 	queries     *query.Client // nil: no ClickHouse to ask
 	ledger      *forgotten.Ledger
 	forgetter   *retention.Forgetter
 	restartable map[uint16][2]*projections.Restartable // by partition of telemetry: the writer of ClickHouse, and latest
 	metrics     *prometheus.Registry
 	runners     []projections.Runner
-	server      columnar.Server
+	shards      columnar.Shards
 	embedded    *embedded     // nil: an existing cluster
 	engineReady chan struct{} // closed once the embedded ClickHouse answers; nil for an existing one
 	natsConn    *nats.Conn    // to the account of the log
@@ -115,6 +119,7 @@ func Start(ctx context.Context, cfg Config, logger *slog.Logger) (_ *Node, err e
 			return nil, err
 		}
 	}
+	n.opening.over()
 	return n, nil
 }
 
@@ -224,7 +229,7 @@ func (n *Node) startPorts(context.Context) error {
 	if n.cfg.Ports == "auto" {
 		return nil
 	}
-	embeddedClickHouse := n.cfg.Has("project") && n.cfg.ClickHouse == ""
+	embeddedClickHouse := n.cfg.embedsClickHouse()
 	var errs []error
 	for _, p := range []struct {
 		used bool

@@ -94,24 +94,30 @@ func awaitRows(t testing.TB, node *Node, sql, want string) {
 	t.Helper()
 	got := ""
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, node.server.URL, strings.NewReader(sql))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true
-		req.Header.Set("X-ClickHouse-User", node.server.User)
-		req.Header.Set("X-ClickHouse-Key", node.server.Password)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			continue
-		}
-		b, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if got = strings.TrimSpace(string(b)); got == want {
+		if got = answerOf(t, node, sql); got == want {
 			return
 		}
 	}
 	t.Fatalf("%s\ngot  %s\nwant %s", sql, got, want)
+}
+
+// answerOf asks the node's ClickHouse, once.
+func answerOf(t testing.TB, node *Node, sql string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, node.shards.Servers[0].URL, strings.NewReader(sql))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	req.Header.Set("X-ClickHouse-User", node.shards.Servers[0].User)
+	req.Header.Set("X-ClickHouse-Key", node.shards.Servers[0].Password)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return strings.TrimSpace(string(b))
 }
 
 // TestLife: a message goes from MQTT into ClickHouse and into the state; the

@@ -9,6 +9,7 @@ import (
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/projections/columnar"
+	"github.com/tachograph/tachograph/projections/history"
 	"github.com/tachograph/tachograph/projections/latest"
 	"github.com/tachograph/tachograph/services/letters"
 )
@@ -29,10 +30,18 @@ func (n *Node) startProjections(context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What the janitor has purged is read back from where the writers put it.
+	var archives columnar.Archives
+	for _, s := range n.shards.Servers {
+		archives = append(archives, &columnar.Archive{Server: s, Keep: n.cfg.KeepEvents})
+	}
+	whole := history.New(n.appends, archives, n.ledger, n.logger)
+	n.past.Log, n.history = whole, whole
 	base := columnar.Config{
-		Log: n.appends, Catalog: n.catalog, Server: n.server, MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
-		Keep:  columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
-		Facts: []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
+		Log: whole, Catalog: n.catalog, Server: n.shards.Servers[0], MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
+		OnPanic: projections.OnPanic{Park: n.cfg.OnPanic == "park"},
+		Keep:    columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
+		Facts:   []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
 	}
 	var written []uint16
 	var writers, states []*projections.Restartable
@@ -41,22 +50,22 @@ func (n *Node) startProjections(context.Context) error {
 	if err != nil {
 		return err
 	}
-	folding := latest.Config{Log: n.appends, Catalog: n.catalog, KV: n.views, Snapshots: n.past.Snapshots, Logger: n.logger}
+	folding := latest.Config{Log: whole, Catalog: n.catalog, KV: n.views, Snapshots: n.past.Snapshots, OnPanic: base.OnPanic, Logger: n.logger}
 	for _, p := range n.log.Partitions() {
 		if p == events.DeadLetterPartition {
 			continue // what is there came from the writer itself
 		}
 		cfg := base
-		cfg.Partition = p
-		if p != events.ControlPartition {
+		cfg.Partition, cfg.Server = p, n.shards.Of(p)
+		if p != events.ControlPartition || n.shards.Several() { // then the front has them
 			cfg.Views = nil
 		}
-		w, err := projections.NewRestartable(func() (projections.Runner, error) { return columnar.New(cfg) })
+		w, err := projections.NewRestartable(func() (projections.Runner, error) { return n.newWriter(cfg) })
 		if err != nil {
 			return err
 		}
 		written, writers = append(written, p), append(writers, w)
-		n.startRunner(w, n.afterSwap(w.Run))
+		n.startRunner(w, n.afterEngine(w.Run))
 		if p == events.ControlPartition {
 			continue
 		}
@@ -70,11 +79,12 @@ func (n *Node) startProjections(context.Context) error {
 		stated, states = append(stated, p), append(states, l)
 		n.restartable[p] = [2]*projections.Restartable{w, l}
 	}
-	n.audit = &columnar.Audit{Writer: base, Log: n.log}
-	n.replayable("columnar", &columnar.Replay{Writer: base, Partitions: written, Pause: pauseAll(writers)})
+	n.startFront(base)
+	n.audit = &columnar.Audit{Writer: base, Shards: n.shards, Log: n.log}
+	n.replayable("columnar", &columnar.Replay{Writer: base, Shards: n.shards, Partitions: written, Pause: pauseAll(writers)})
 	n.viewReplay = &latest.Replay{JS: js, Serving: folding, Partitions: stated, Replicas: n.cfg.Replicas, Pause: pauseAll(states)}
 	n.replayable("latest", n.viewReplay)
-	tables, err := columnar.NewLetters(n.server)
+	tables, err := columnar.NewLetters(n.shards.Front())
 	if err != nil {
 		return err
 	}

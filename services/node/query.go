@@ -71,7 +71,7 @@ func (n *Node) startQueries(context.Context) error {
 		}
 		cfg.URL, cfg.User = u.Scheme+"://"+u.Host, u.User.Username()
 		cfg.Password, _ = u.User.Password()
-	case n.cfg.Has("project") && n.cfg.ClickHouse == "":
+	case n.cfg.embedsClickHouse():
 		password, err := secret(n.cfg.file("clickhouse.query.password"))
 		if err != nil {
 			return err

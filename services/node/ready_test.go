@@ -110,6 +110,11 @@ func TestNotReadyBeforeClickHouse(t *testing.T) {
 			t.Fatalf("not ready: %v", why)
 		}
 	}
-	n.server.URL = "http://" + clickhouse.HTTPAddr()
+	n.shards.Servers[0].URL = "http://" + clickhouse.HTTPAddr()
+	for _, s := range n.catalog.Schemas().All() {
+		if got := answerOf(t, n, fmt.Sprintf("SELECT count() >= 0 FROM tacho.`%s_1h`", s.Name())); got != "true" && got != "1" {
+			t.Errorf("ready before the tables of %s are there: %s", s.Name(), got)
+		}
+	}
 	awaitRows(t, n, "SELECT count() FROM tacho.position", "10")
 }

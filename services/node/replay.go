@@ -2,11 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
-	"time"
 
 	"github.com/tachograph/tachograph/projections"
-	"github.com/tachograph/tachograph/projections/columnar"
 	"github.com/tachograph/tachograph/services/replays"
 )
 
@@ -36,27 +36,52 @@ func (n *Node) replayable(name string, work replays.Rebuilder) {
 	if n.replays == nil {
 		n.replays = map[string]*replays.Replays{}
 	}
+	if n.disk != nil {
+		work = roomy{work, n.disk}
+	}
 	n.replays[name] = replays.New(name, work, n.logger)
 	n.onStop("replay of "+name, n.replays[name].Stop)
 }
 
-// afterSwap lets the writers start once a swap of tables that a crash has
-// interrupted is finished.
-func (n *Node) afterSwap(run func(context.Context) error) func(context.Context) error {
-	return n.afterEngine(func(ctx context.Context) error {
-		n.recovering.Do(func() {
-			for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
-				err := columnar.Recover(ctx, n.server)
-				if err == nil {
-					return
-				}
-				n.logger.Warn("ClickHouse cannot be asked for an unfinished swap yet", "error", err)
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-				}
-			}
-		})
-		return run(ctx)
-	})
+// A roomy rebuilder ends while there is still room on the disk: what it builds is
+// beside what serves, and devices come first. It goes on where it was once there is
+// room again.
+type roomy struct {
+	replays.Rebuilder
+	disk *diskGuard
 }
+
+// Build implements replays.Rebuilder.
+func (r roomy) Build(ctx context.Context, order projections.Order, progress func(projections.Progress)) ([]projections.TableReport, error) {
+	if err := r.room(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	reports, err := r.Rebuilder.Build(ctx, order, func(p projections.Progress) {
+		if p.Phase == "building" { // what comes then takes no room to speak of
+			if err := r.room(); err != nil {
+				cancel(err)
+			}
+		}
+		progress(p)
+	})
+	var full *noRoomError
+	if err != nil && errors.As(context.Cause(ctx), &full) {
+		err = full
+	}
+	return reports, err
+}
+
+// room is an error unless twice of what telemetry needs is free.
+func (r roomy) room() error {
+	if free, need := r.disk.free.Load(), 2*r.disk.reserve; free < need {
+		return &noRoomError{fmt.Sprintf("the disk of %s has %d MiB free, and a replay leaves %d to devices, twice --log-reserve (remedy: make room or lower the reserve, then start it again: it goes on where it was)",
+			r.disk.dir, free>>20, need>>20)}
+	}
+	return nil
+}
+
+type noRoomError struct{ text string }
+
+func (e *noRoomError) Error() string { return e.text }

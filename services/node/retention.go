@@ -17,7 +17,7 @@ import (
 // startRetention purges the log where projections run, and tells everywhere.
 func (n *Node) startRetention(context.Context) error {
 	cfg := retention.Config{Log: n.log, Keep: n.cfg.KeepLog, Logger: n.logger, Holders: n.holders()}
-	if n.cfg.ClickHouse == "" || n.cfg.NATS == "" {
+	if len(n.cfg.ClickHouse) == 0 || n.cfg.NATS == "" {
 		cfg.Sync = n.syncData
 	}
 	n.janitor = retention.New(cfg)
@@ -28,14 +28,15 @@ func (n *Node) startRetention(context.Context) error {
 	return n.startForgetting()
 }
 
-// holders are all that read telemetry from the log and may have to again.
+// holders are all that read telemetry from the log and may have to again. A replay
+// is none of them: it reads on in the archive.
 func (n *Node) holders() []retention.Holder {
 	if !n.cfg.Has("project") {
 		return nil
 	}
 	return []retention.Holder{
 		{Name: "archive", Reached: func(ctx context.Context, p uint16) (events.Position, error) {
-			return columnar.Reached(ctx, n.server, p)
+			return columnar.Reached(ctx, n.shards.Of(p), p)
 		}},
 		{Name: "latest", Reached: func(ctx context.Context, p uint16) (events.Position, error) {
 			if p >= events.ControlPartition {
@@ -43,15 +44,20 @@ func (n *Node) holders() []retention.Holder {
 			}
 			return latest.Reached(ctx, n.views, p)
 		}},
-		{Name: "replay", Reached: func(_ context.Context, p uint16) (events.Position, error) {
-			for _, r := range n.replays {
-				if r.Status().State == replays.Running {
-					return events.Position{Partition: p}, nil
-				}
-			}
-			return retention.Everything(p), nil
-		}},
 	}
+}
+
+// readers are all that must have read what is removed for good: a replay could
+// bring it back.
+func (n *Node) readers() []retention.Holder {
+	return append(n.holders(), retention.Holder{Name: "replay", Reached: func(_ context.Context, p uint16) (events.Position, error) {
+		for _, r := range n.replays {
+			if r.Status().State == replays.Running {
+				return events.Position{Partition: p}, nil
+			}
+		}
+		return retention.Everything(p), nil
+	}})
 }
 
 // syncData brings to disk what the embedded servers have written. Neither syncs

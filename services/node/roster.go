@@ -14,21 +14,19 @@ import (
 )
 
 // startRoster folds who is connected; a gateway's process tells it of its own
-// connections, and says for gateways that died who is gone.
+// connections, and every process says for gateways that died who is gone.
 func (n *Node) startRoster(ctx context.Context) (err error) {
-	cfg := roster.Config{Log: n.appends, Grace: n.cfg.PresenceGrace, Logger: n.logger}
-	if n.gateway != nil {
-		js, err := jetstream.New(n.services)
-		if err != nil {
-			return err
-		}
-		if cfg.Beats, err = js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas)); err != nil {
-			return fmt.Errorf("open bucket %s: %w", roster.Bucket, err)
-		}
-		cfg.Remake = func(ctx context.Context) error {
-			_, err := js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas))
-			return err
-		}
+	cfg := roster.Config{Log: n.appends, Gateway: n.gateway != nil, Grace: n.cfg.PresenceGrace, Logger: n.logger}
+	js, err := jetstream.New(n.services)
+	if err != nil {
+		return err
+	}
+	if cfg.Beats, err = js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas)); err != nil {
+		return fmt.Errorf("open bucket %s: %w", roster.Bucket, err)
+	}
+	cfg.Remake = func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateKeyValue(ctx, roster.BucketConfig(n.cfg.Replicas))
+		return err
 	}
 	if n.roster, err = roster.Open(ctx, cfg); err != nil {
 		return err

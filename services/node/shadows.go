@@ -40,8 +40,9 @@ func shadowTable() (columnar.FactTable, error) {
 // and keeps their view where projections run.
 func (n *Node) startShadows(ctx context.Context) (err error) {
 	if n.shadows, err = shadows.Open(ctx, shadows.Config{
-		Log: n.appends, Logger: n.logger,
-		Limits: shadows.Limits{Document: shadow.Limits{Bytes: n.cfg.ShadowBytes, Depth: n.cfg.ShadowDepth}},
+		Log: n.appends, Logger: n.logger, Metrics: n.metrics,
+		Connected: func(device string) bool { return n.roster.Get(device).Connected },
+		Limits:    shadows.Limits{Document: shadow.Limits{Bytes: n.cfg.ShadowBytes, Depth: n.cfg.ShadowDepth}},
 	}); err != nil {
 		return err
 	}
@@ -61,6 +62,7 @@ func (n *Node) startShadows(ctx context.Context) (err error) {
 		}
 		view := n.shadows.View(kv)
 		n.startRunner(view, view.Run)
+		n.replayable("shadow", n.shadows.Replay(js, n.cfg.Replicas))
 	}
 	n.run("shadows", n.shadows.Run)
 	return nil

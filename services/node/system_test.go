@@ -38,6 +38,20 @@ var tachoBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// tacho is the program, for what happens in processes of their own. The race
+// detector, for which the short tests are there, would see none of it.
+func tacho(t testing.TB) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("processes of their own, made without the race detector: make test runs this")
+	}
+	path, err := tachoBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // A program is tacho serve as a process of its own.
 type program struct {
 	Addresses
@@ -50,12 +64,9 @@ type program struct {
 
 func launch(t *testing.T, dir string, env []string, flags ...string) *program {
 	t.Helper()
-	tacho, err := tachoBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := tacho(t)
 	p := &program{t: t, dir: dir, exited: make(chan error, 1)}
-	p.cmd = exec.Command(tacho, append([]string{"serve", "--data", dir}, flags...)...)
+	p.cmd = exec.Command(binary, append([]string{"serve", "--data", dir}, flags...)...)
 	p.cmd.Stderr = &p.stderr
 	p.cmd.Env = append(os.Environ(), env...)
 	if err := p.cmd.Start(); err != nil {
@@ -74,14 +85,14 @@ func launch(t *testing.T, dir string, env []string, flags ...string) *program {
 	return p
 }
 
-func serve(t *testing.T, dir string) *program {
+func serve(t *testing.T, dir string, flags ...string) *program {
 	t.Helper()
 	t.Cleanup(func() { // after the program's own
 		if err := enginetest.EndOrphans(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	p := launch(t, dir, nil, "--ports", "auto")
+	p := launch(t, dir, nil, append([]string{"--ports", "auto"}, flags...)...)
 	said := "nothing" // of what is missing
 	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if b, err := os.ReadFile(filepath.Join(dir, addressesFile)); err == nil && json.Unmarshal(b, &p.Addresses) == nil && p.PID == p.cmd.Process.Pid {

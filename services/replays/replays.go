@@ -19,7 +19,7 @@ var (
 )
 
 // Projections lists those that can be replayed.
-var Projections = []string{"columnar", "latest"}
+var Projections = []string{"columnar", "latest", "shadow"}
 
 // A State is where the last replay stands.
 type State string
@@ -50,10 +50,12 @@ type Rebuilder interface {
 	// Check tells whether the log has all that Build needs.
 	Check(context.Context) error
 	// Build builds, compares and, unless dry, lets what is built serve. Interrupted,
-	// it goes on where it was. rate bounds the events a second, 0 not.
-	Build(ctx context.Context, dry bool, rate float64, progress func(projections.Progress)) ([]projections.TableReport, error)
+	// it goes on where it was.
+	Build(ctx context.Context, order projections.Order, progress func(projections.Progress)) ([]projections.TableReport, error)
 	// Undo takes the last Build back.
 	Undo(context.Context) error
+	// Discard removes what a Build has made that did not come to its end.
+	Discard(context.Context) error
 }
 
 // Replays are those of one projection.
@@ -85,13 +87,12 @@ func (r *Replays) Status() Status {
 // Errors: *events.TruncatedError when it was purged, and those of the projection.
 func (r *Replays) Check(ctx context.Context) error { return r.work.Check(ctx) }
 
-// Start begins a replay; a dry one compares and swaps nothing. rate bounds the
-// events a second, 0 not.
+// Start begins a replay; a dry one compares and swaps nothing.
 //
 // Errors: ErrRunning.
-func (r *Replays) Start(dry bool, rate float64) (Status, error) {
-	return r.begin(dry, func(ctx context.Context) ([]projections.TableReport, error) {
-		return r.work.Build(ctx, dry, rate, r.progress)
+func (r *Replays) Start(order projections.Order) (Status, error) {
+	return r.begin(order.Dry, func(ctx context.Context) ([]projections.TableReport, error) {
+		return r.work.Build(ctx, order, r.progress)
 	})
 }
 
@@ -99,18 +100,28 @@ func (r *Replays) Start(dry bool, rate float64) (Status, error) {
 //
 // Errors: ErrRunning, projections.ErrNothingToUndo, *events.TruncatedError when what
 // came since has been purged from the log, and those of the projection.
-func (r *Replays) Undo(ctx context.Context) error {
-	undone := make(chan error, 1)
+func (r *Replays) Undo(ctx context.Context) error { return r.alone(ctx, r.work.Undo) }
+
+// Discard removes what a replay that was ended has built, and its room on the disk:
+// the next one begins anew. What served before a replay stays for Undo.
+//
+// Errors: ErrRunning, projections.ErrNothingToDiscard, projections.ErrSwapUnfinished,
+// and those of the projection.
+func (r *Replays) Discard(ctx context.Context) error { return r.alone(ctx, r.work.Discard) }
+
+// alone does something in the place of a replay, and waits for it.
+func (r *Replays) alone(ctx context.Context, work func(context.Context) error) error {
+	done := make(chan error, 1)
 	_, err := r.begin(false, func(ctx context.Context) ([]projections.TableReport, error) {
-		err := r.work.Undo(ctx)
-		undone <- err
+		err := work(ctx)
+		done <- err
 		return nil, err
 	})
 	if err != nil {
 		return err
 	}
 	select {
-	case err := <-undone:
+	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

@@ -184,7 +184,7 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 		return err
 	}
 	if r.Began == nil {
-		all := map[string]uint64{"log": uint64(len(found.seqs)), "log dead letters": uint64(len(letters)), "log presence": uint64(len(presence))}
+		all := map[string]uint64{"log": uint64(len(found.positions())), "log dead letters": uint64(len(letters)), "log presence": uint64(len(presence))}
 		for table, n := range counts {
 			all["table "+table] = n
 		}
@@ -196,7 +196,14 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 	}{
 		{"dead letters", func() error { return f.erase(ctx, r, events.DeadLetterPartition, letters) }},
 		{"presence", func() error { return f.erase(ctx, r, events.ControlPartition, presence) }},
-		{"log", func() error { return f.erase(ctx, r, found.partition, found.seqs) }},
+		{"log", func() error {
+			for _, one := range slices.Backward(found) { // the newest first, see jetlog.Log.Erase
+				if err := f.erase(ctx, r, one.partition, one.seqs); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 		{"tables", func() error { return f.cfg.Tables.Erase(ctx, r, func(what string) { f.tell(r.ID, what) }) }},
 		{"view", func() error { return f.cfg.View(ctx, r) }},
 		{"sweep", func() error { return f.cfg.Sweep(ctx, r) }},
@@ -218,7 +225,7 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 // awaitRead waits until every holder has read what the log has now of the
 // device's partition and of control facts.
 func (f *Forgetter) awaitRead(ctx context.Context, r forgotten.Request) error {
-	for _, partition := range []uint16{f.partition(r.Device), events.ControlPartition} {
+	for _, partition := range append(f.partitions(r.Device), events.ControlPartition) {
 		if err := f.awaitPartition(ctx, r, partition); err != nil {
 			return err
 		}
@@ -251,8 +258,9 @@ func (f *Forgetter) awaitPartition(ctx context.Context, r forgotten.Request, par
 	return nil
 }
 
-func (f *Forgetter) partition(device string) uint16 {
-	return events.Stream{Kind: events.Telemetry, ID: device}.PartitionIn(len(f.cfg.Log.Partitions()) - 2)
+// partitions are those that have what the device sent, oldest first.
+func (f *Forgetter) partitions(device string) []uint16 {
+	return events.Filter{Kinds: []events.Kind{events.Telemetry}, ID: device}.Partitions(f.cfg.Log.Layout())
 }
 
 // A finding is what goes from one partition of the log.
@@ -262,35 +270,43 @@ type finding struct {
 	seqs      []uint64
 }
 
-func (f finding) positions() (all []events.Position) {
-	for _, seq := range f.seqs {
-		all = append(all, events.Position{Epoch: f.epoch, Partition: f.partition, Seq: seq})
+// A findings is what goes from all of them.
+type findings []finding
+
+func (f findings) positions() (all []events.Position) {
+	for _, one := range f {
+		for _, seq := range one.seqs {
+			all = append(all, events.Position{Epoch: one.epoch, Partition: one.partition, Seq: seq})
+		}
 	}
 	return all
 }
 
 // find looks for the device's events that arrived in the stretch, and for those
 // that arrived later and are the same as one of them.
-func (f *Forgetter) find(ctx context.Context, r forgotten.Request) (finding, error) {
-	found := finding{partition: f.partition(r.Device)}
-	bounds, err := f.cfg.Log.Bounds(ctx, found.partition)
-	if err != nil {
-		return found, err
-	}
-	found.epoch = bounds.Oldest.Epoch
+func (f *Forgetter) find(ctx context.Context, r forgotten.Request) (all findings, err error) {
 	ids := map[string]bool{}
-	for e, err := range f.cfg.Log.ReadAfter(ctx, events.Stream{Kind: events.Telemetry, ID: r.Device}, bounds.Before(), events.Latest) {
+	for _, partition := range f.partitions(r.Device) {
+		found := finding{partition: partition}
+		bounds, err := f.cfg.Log.Bounds(ctx, partition)
 		if err != nil {
-			return found, fmt.Errorf("forget %s: %w", r.Device, err)
+			return nil, err
 		}
-		if r.Covers(e.Received) {
-			ids[e.ID] = true
-		} else if !ids[e.ID] || e.Received.Before(r.To) {
-			continue
+		found.epoch = bounds.Oldest.Epoch
+		for e, err := range f.cfg.Log.ReadAfter(ctx, events.Stream{Kind: events.Telemetry, ID: r.Device}, bounds.Before(), events.EndOf(partition)) {
+			if err != nil {
+				return nil, fmt.Errorf("forget %s: %w", r.Device, err)
+			}
+			if r.Covers(e.Received) {
+				ids[e.ID] = true
+			} else if !ids[e.ID] || e.Received.Before(r.To) {
+				continue
+			}
+			found.seqs = append(found.seqs, e.Position.Seq)
 		}
-		found.seqs = append(found.seqs, e.Position.Seq)
+		all = append(all, found)
 	}
-	return found, nil
+	return all, nil
 }
 
 // presence looks for what was said of the device's connections in the stretch.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,9 +67,13 @@ func writeAgain(ctx context.Context, js jetstream.JetStream, stream jetstream.St
 	if err != nil {
 		return err
 	}
-	again := &nats.Msg{Subject: subject, Header: msg.Header, Data: msg.Data}
-	if again.Header == nil {
-		again.Header = nats.Header{}
+	again := &nats.Msg{Subject: subject, Header: nats.Header{}, Data: msg.Data}
+	for name, values := range msg.Header {
+		// The server's own, of which it stood where: stored, they would stand in front
+		// of those that tell where the new one is.
+		if !strings.HasPrefix(name, "Nats-") || name == jetstream.MarkerReasonHeader {
+			again.Header[name] = values
+		}
 	}
 	again.Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(msg.Sequence, 10))
 	_, err = js.PublishMsg(ctx, again)

@@ -1,6 +1,7 @@
 package shadows
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type Outcome struct {
 type Wish struct {
 	Device, Name string
 	Request      *shadow.Request
+	ClientToken  string // of a deletion, echoed; an update's is in its request
 	By           string // "device", or who asks
 	OnlyChanges  bool   // leave out what changes nothing, instead of counting the version up as AWS does
 }
@@ -37,8 +39,9 @@ type ask struct {
 
 // Do asks and waits for the outcome.
 //
-// Errors: *shadow.Error as AWS has it; those of events.Log.Append. When ctx ends
-// first the request may or may not be carried out.
+// Errors: *shadow.Error as AWS has it (the outcome then holds the document as it
+// is, if it came to a decision); those of events.Log.Append. When ctx ends first
+// the request may or may not be carried out.
 func (s *Shadows) Do(ctx context.Context, w Wish) (Outcome, error) {
 	type answer struct {
 		Outcome
@@ -62,20 +65,16 @@ func (s *Shadows) Ask(w Wish, done func(Outcome, error)) {
 		done(Outcome{}, &shadow.Error{Code: 400, Message: fmt.Sprintf("Shadow name is longer than %d bytes", s.limits.Document.Name)})
 		return
 	}
-	e := s.find(w.Device, w.Name)
-	if e == nil && w.Request == nil {
-		done(Outcome{}, shadow.ErrNoShadow(w.Name))
+	if w.Request == nil && s.find(w.Device, w.Name) == nil {
+		done(Outcome{}, noShadow(w))
 		return
 	}
-	if e == nil {
-		if w.Name != "" && len(s.of(w.Device)) > s.limits.NamesPerDevice {
-			done(Outcome{}, &shadow.Error{Code: 429, Message: fmt.Sprintf("The device has %d named shadows already", s.limits.NamesPerDevice)})
-			return
-		}
-		e = s.make(w.Device, w.Name)
+	if refused := s.oneMore(w); refused != nil {
+		done(Outcome{}, refused)
+		return
 	}
 	a := &ask{Wish: w, done: done}
-	e.mu.Lock()
+	e := s.hold(w.Device, w.Name)
 	if len(e.queue) >= s.limits.InFlight || w.By == ByDevice && e.fromDev >= s.limits.DeviceInFlight {
 		e.mu.Unlock()
 		done(Outcome{}, shadow.ErrTooManyRequests)
@@ -93,6 +92,42 @@ func (s *Shadows) Ask(w Wish, done func(Outcome, error)) {
 	}
 }
 
+func noShadow(w Wish) *shadow.Error { return shadow.ErrNoShadow(cmp.Or(w.Name, w.Device)) }
+
+// oneMore refuses an update that would make one named shadow too many: of those
+// there are, or of those that were and whose version is remembered.
+func (s *Shadows) oneMore(w Wish) *shadow.Error {
+	if w.Name == "" || w.Request == nil {
+		return nil
+	}
+	if e := s.find(w.Device, w.Name); e != nil && e.exists() {
+		return nil
+	}
+	there, ever := 0, 0
+	for _, e := range s.of(w.Device) {
+		if e.name == "" || e.name == w.Name {
+			continue
+		}
+		e.mu.Lock()
+		if ever++; e.doc.Exists || len(e.queue) > 0 { // what is asked for has its place already
+			there++
+		}
+		e.mu.Unlock()
+	}
+	most := s.limits.NamesPerDevice
+	switch {
+	case there >= most:
+		return &shadow.Error{Code: 429, Message: fmt.Sprintf("The device has %d named shadows already", most)}
+	case ever >= remembered*most:
+		return &shadow.Error{Code: 429, Message: fmt.Sprintf("The device has had %d named shadows already", remembered*most)}
+	}
+	return nil
+}
+
+// remembered is how many times as many named shadows a device may have had as it
+// may have: the version of a deleted one is kept.
+const remembered = 10
+
 // ByDevice is who asks when the device does.
 const ByDevice = "device"
 
@@ -107,6 +142,9 @@ func (s *Shadows) work(e *entry) {
 		asks := e.queue[:n:n]
 		if n == 0 {
 			e.working, e.queue = false, nil
+			if e.position.Seq == 0 { // all was refused: there is no such shadow
+				s.drop(e)
+			}
 			e.mu.Unlock()
 			return
 		}
@@ -210,13 +248,13 @@ func (s *Shadows) decide(e *entry, asks []*ask) (evs []events.Event, facts []sha
 	stream := events.Stream{Kind: events.Shadow, ID: e.device, Name: e.name}
 	var ids []string
 	for _, a := range asks {
-		c := shadow.Context{At: s.now().UnixMilli(), By: a.By, Limits: s.limits.Document}
+		c := shadow.Context{At: s.now().UnixMilli(), By: a.By, Device: e.device, Limits: s.limits.Document}
 		var f shadow.Fact
 		var refused *shadow.Error
 		if a.Request != nil {
 			f, refused = shadow.Decide(doc, a.Request, c)
 		} else {
-			f, refused = shadow.DecideDelete(doc, nil, "", c)
+			f, refused = shadow.DecideDelete(doc, nil, a.ClientToken, c)
 		}
 		a.outcome, a.err = Outcome{Document: doc, Position: position}, nil
 		switch {

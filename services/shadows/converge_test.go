@@ -11,19 +11,26 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/tachograph/tachograph/services/gateway/gatewaytest"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
-// TestConverges: a device that comes and goes at random, with clean and with
-// kept sessions, while its desired configuration changes 10,000 times (1,000
-// with -short), does nothing but answer deltas, and ends as desired.
-func TestConverges(t *testing.T) {
-	changes := 10_000
-	if testing.Short() {
-		changes = 1_000
+// TestConverges is the short form of BenchmarkConverges.
+func TestConverges(t *testing.T) { converge(t, 1_000) }
+
+// BenchmarkConverges: a device that comes and goes at random, with clean and
+// with kept sessions, while its desired configuration changes 10,000 times, does
+// nothing but answer deltas, and ends as desired.
+func BenchmarkConverges(b *testing.B) {
+	for b.Loop() {
+		converge(b, 10_000)
 	}
+}
+
+func converge(t testing.TB, changes int) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -67,10 +74,10 @@ func TestConverges(t *testing.T) {
 // connectAnswering connects a device that reports each delta. It subscribes only
 // when the gateway has kept no session for it. cut ends its connection without a
 // word.
-func connectAnswering(t *testing.T, s *site, token string, clean bool) (c mqtt.Client, cut func()) {
+func connectAnswering(t testing.TB, s *site, token string, clean bool) (c mqtt.Client, cut func()) {
 	var nc net.Conn
 	c = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + s.gw.MQTT).SetClientID("car-1").SetUsername("car-1").SetPassword(token).
-		SetCleanSession(clean).SetAutoReconnect(false).SetOrderMatters(false).SetCustomOpenConnectionFn(func(u *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+		SetCleanSession(clean).SetAutoReconnect(false).SetOrderMatters(false).SetStore(noStore{}).SetCustomOpenConnectionFn(func(u *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
 		var err error
 		nc, err = net.Dial("tcp", u.Host)
 		return nc, err
@@ -90,3 +97,17 @@ func connectAnswering(t *testing.T, s *site, token string, clean bool) (c mqtt.C
 	}
 	return c, func() { _ = nc.Close() }
 }
+
+// noStore keeps nothing for a client's next connection. A client that connects
+// sends once more what its store holds, and with the store of paho this is also
+// what a handler is publishing at that moment: it then writes to a packet that
+// another goroutine is sending.
+type noStore struct{}
+
+func (noStore) Open()                             {}
+func (noStore) Put(string, packets.ControlPacket) {}
+func (noStore) Get(string) packets.ControlPacket  { return nil }
+func (noStore) All() []string                     { return nil }
+func (noStore) Del(string)                        {}
+func (noStore) Close()                            {}
+func (noStore) Reset()                            {}

@@ -22,8 +22,11 @@ func (s *Shadows) Take(_ context.Context, r gateway.Request, done func(error)) {
 	w := Wish{Device: r.Device, Name: r.Route.Name, By: ByDevice}
 	switch r.Route.Type {
 	case get:
-		if e := s.find(w.Device, w.Name); e == nil || !s.sayDocument(e) {
-			s.reject(w, get, shadow.ErrNoShadow(w.Name), "")
+		w.ClientToken = shadow.TokenOf(r.Payload, s.limits.Document)
+		if e := s.find(w.Device, w.Name); e == nil || !s.sayDocument(e, w.ClientToken) {
+			s.reject(w, get, noShadow(w), w.ClientToken)
+		} else {
+			s.count(get, nil)
 		}
 		done(nil)
 	case update:
@@ -36,18 +39,19 @@ func (s *Shadows) Take(_ context.Context, r gateway.Request, done func(error)) {
 		w.Request = req
 		s.Ask(w, func(_ Outcome, err error) { s.answer(w, update, err, req.ClientToken, done) })
 	case remove:
-		s.Ask(w, func(_ Outcome, err error) { s.answer(w, remove, err, "", done) })
+		w.ClientToken = shadow.TokenOf(r.Payload, s.limits.Document)
+		s.Ask(w, func(_ Outcome, err error) { s.answer(w, remove, err, w.ClientToken, done) })
 	default:
 		done(nil) // the dialect knows no other
 	}
 }
 
 // sayDocument answers a get; false when there is no document.
-func (s *Shadows) sayDocument(e *entry) bool {
+func (s *Shadows) sayDocument(e *entry, clientToken string) bool {
 	e.mu.Lock() // what is told leaves in the order of the versions
 	defer e.mu.Unlock()
 	if e.doc.Exists {
-		_ = s.say(e, get+accepted, func() []byte { return e.doc.Get(s.now().Unix(), "") })
+		_ = s.say(e, get+accepted, func() []byte { return e.doc.Get(s.now().Unix(), clientToken) })
 	}
 	return e.doc.Exists
 }
@@ -57,6 +61,7 @@ func (s *Shadows) answer(w Wish, verb string, err error, clientToken string, don
 	var refused *shadow.Error
 	switch {
 	case err == nil:
+		s.count(verb, nil)
 	case errors.As(err, &refused):
 		s.reject(w, verb, refused, clientToken)
 	default:
@@ -68,6 +73,7 @@ func (s *Shadows) answer(w Wish, verb string, err error, clientToken string, don
 
 func (s *Shadows) reject(w Wish, verb string, refused *shadow.Error, clientToken string) {
 	now := s.now()
+	s.count(verb, refused)
 	if e := s.find(w.Device, w.Name); e != nil && verb == update {
 		e.mu.Lock()
 		if e.pending != 0 {

@@ -1,12 +1,14 @@
 package shadows_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
+	"github.com/tachograph/tachograph/projections/shadow"
 	"github.com/tachograph/tachograph/services/shadows"
 )
 
@@ -162,5 +164,107 @@ func TestForeign(t *testing.T) {
 	c.Publish("$aws/things/car-2/shadow/update", 1, false, `{"state":{"reported":{"a":1}}}`).WaitTimeout(1e9)
 	if doc, _ := s.Get("car-2", ""); doc.Version != 1 {
 		t.Error("a device wrote into another's shadow")
+	}
+}
+
+// TestToken: AWS's SDKs know their answer to a get or a delete by the token in
+// the request, whose content counts for nothing else.
+func TestToken(t *testing.T) {
+	s := start(t, jetLog(t), shadows.Limits{})
+	c := s.connect("car-1", s.gw.Add(t, "car-1"), true, aws+"get/+", aws+"delete/+")
+	c.say(aws+"get", `{"clientToken":"g1"}`)
+	if h := c.hears(aws + "get/rejected"); h.at("clientToken") != "g1" || h.at("message") != "No shadow exists with name: car-1" {
+		t.Error(h.Raw)
+	}
+	c.say(aws+"name/doors/get", "")
+	c.say(aws+"delete", `{"clientToken":"d1"}`)
+	if h := c.hears(aws + "delete/rejected"); h.at("clientToken") != "d1" {
+		t.Error(h.Raw)
+	}
+	c.say(aws+"update", `{"state":{"reported":{"a":1}}}`)
+	c.say(aws+"get", `{"clientToken":"g2","version":7}`)
+	if h := c.hears(aws + "get/accepted"); h.at("clientToken") != "g2" || h.at("version") != 1.0 {
+		t.Error(h.Raw)
+	}
+	c.say(aws+"get", `{"clientToken":5`)
+	if h := c.hears(aws + "get/accepted"); h.at("clientToken") != nil {
+		t.Error(h.Raw)
+	}
+	c.say(aws+"delete", `{"clientToken":"d2"}`)
+	if h := c.hears(aws + "delete/accepted"); h.at("clientToken") != "d2" || h.at("version") != 1.0 {
+		t.Error(h.Raw)
+	}
+}
+
+// TestNames: a device has as many named shadows as it may. What was refused and
+// what was deleted makes no room and takes none.
+func TestNames(t *testing.T) {
+	s := open(t, jetLog(t), shadows.Limits{NamesPerDevice: 2})
+	run(t, s.Run)
+	change := func(name, body string, code int) {
+		t.Helper()
+		_, err := do(t, s, "car-1", name, body)
+		var refused *shadow.Error
+		if got := errors.As(err, &refused); got != (code != 0) || got && refused.Code != code {
+			t.Errorf("%s: %v, want %d", name, err, code)
+		}
+	}
+	for i := range 10 {
+		change(fmt.Sprintf("refused-%d", i), `{"state":{},"version":9}`, 409)
+	}
+	for i := range 18 {
+		name := fmt.Sprintf("gone-%d", i)
+		change(name, `{"state":{"desired":{"a":1}}}`, 0)
+		if _, err := s.Do(t.Context(), shadows.Wish{Device: "car-1", Name: name, By: "operator"}); err != nil {
+			t.Error(err)
+		}
+	}
+	change("", `{"state":{}}`, 0)
+	change("a", `{"state":{}}`, 0)
+	change("b", `{"state":{}}`, 0)
+	change("c", `{"state":{}}`, 429)
+	change("gone-0", `{"state":{}}`, 429)
+	if _, err := s.Do(t.Context(), shadows.Wish{Device: "car-1", Name: "a", By: "operator"}); err != nil {
+		t.Error(err)
+	}
+	change("gone-0", `{"state":{}}`, 0)
+	if names := s.Names("car-1", "", 10); fmt.Sprint(names) != "[b gone-0]" {
+		t.Error(names)
+	}
+	for i := range 200 { // its place is free once a deletion is answered
+		pair := [2]string{"b", "gone-1"}
+		if _, err := s.Do(t.Context(), shadows.Wish{Device: "car-1", Name: pair[i%2], By: "operator"}); err != nil {
+			t.Error(err)
+		}
+		change(pair[(i+1)%2], `{"state":{}}`, 0)
+	}
+	for _, name := range []string{"b", "gone-0"} {
+		if _, err := s.Do(t.Context(), shadows.Wish{Device: "car-1", Name: name, By: "operator"}); err != nil {
+			t.Error(err)
+		}
+	}
+	change("one-too-many-ever", `{"state":{}}`, 429)
+	change("gone-17", `{"state":{}}`, 0) // it is among them
+}
+
+// TestPendingElsewhere: a device that another process has is not offline.
+func TestPendingElsewhere(t *testing.T) {
+	there := true
+	s, err := shadows.Open(t.Context(), shadows.Config{Log: jetLog(t), Connected: func(string) bool { return there }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s.Run)
+	if _, err := do(t, s, "car-1", "", `{"state":{"desired":{"a":1}}}`); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []shadows.Why{shadows.Silent, shadows.Offline} {
+		if p := s.Pending("", "", 10); len(p) != 1 || p[0].Why != want {
+			t.Errorf("%+v, want %s", p, want)
+		}
+		there = false
+	}
+	if p := open(t, jetLog(t), shadows.Limits{}).Pending("", "", 10); len(p) != 0 {
+		t.Errorf("%+v", p)
 	}
 }

@@ -48,13 +48,7 @@ func (s *Shadows) fold(ev events.Event) {
 		if err != nil {
 			s.logger.Error("event is no fact of a shadow, it changes nothing", "position", ev.Position.String(), "stream", ev.Stream.String(), "error", err)
 		} else {
-			e := s.make(ev.Stream.ID, ev.Stream.Name)
-			e.mu.Lock()
-			if slices.Contains(e.appended, ev.ID) {
-				e.met = ev.Position
-			}
-			s.apply(e, f, ev.Position)
-			e.mu.Unlock()
+			s.foldFact(ev, f)
 		}
 	}
 	s.mu.Lock()
@@ -64,6 +58,16 @@ func (s *Shadows) fold(ev events.Event) {
 		s.changed, s.waiting = make(chan struct{}), false
 	}
 	s.mu.Unlock()
+}
+
+func (s *Shadows) foldFact(ev events.Event, f shadow.Fact) {
+	e := s.hold(ev.Stream.ID, ev.Stream.Name)
+	defer e.mu.Unlock()
+	if slices.Contains(e.appended, ev.ID) {
+		e.met = ev.Position
+	}
+	s.apply(e, f, ev.Position)
+	e.marks.note(ev, e.doc, e.position == ev.Position)
 }
 
 // apply evolves a shadow once per fact, whoever comes first with it: the fold,

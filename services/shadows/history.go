@@ -19,15 +19,30 @@ type Change struct {
 	ID       string
 }
 
-// History yields a shadow's changes, oldest first, up to and including a
-// position (events.Latest: all there are).
+// History yields a shadow's changes after a position (the zero position: all),
+// oldest first.
 //
 // Errors: those of events.Log.Read; a fact that cannot be read is skipped, as
 // the fold skips it.
-func (s *Shadows) History(ctx context.Context, device, name string, upTo events.Position) iter.Seq2[Change, error] {
+func (s *Shadows) History(ctx context.Context, device, name string, after events.Position) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
-		doc := shadow.Document{Name: name}
-		for ev, err := range s.log.Read(ctx, events.Stream{Kind: events.Shadow, ID: device, Name: name}, upTo) {
+		begin := s.from(device, name, func(m mark) bool { return m.position.Seq <= after.Seq })
+		for c, err := range s.changes(ctx, device, name, begin) {
+			if err == nil && c.Position.Seq <= after.Seq {
+				continue
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// changes yields those after a mark.
+func (s *Shadows) changes(ctx context.Context, device, name string, begin mark) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		doc := begin.doc
+		for ev, err := range s.log.ReadAfter(ctx, events.Stream{Kind: events.Shadow, ID: device, Name: name}, begin.position, events.Latest) {
 			if err != nil {
 				yield(Change{}, fmt.Errorf("history of shadow of %s: %w", device, err))
 				return
@@ -47,8 +62,9 @@ func (s *Shadows) History(ctx context.Context, device, name string, upTo events.
 // At returns the document as the log knew it at a time of arrival, and the
 // position of its newest fact then: the same fold, stopped earlier.
 func (s *Shadows) At(ctx context.Context, device, name string, at time.Time) (shadow.Document, events.Position, error) {
-	doc, position := shadow.Document{Name: name}, events.Position{}
-	for c, err := range s.History(ctx, device, name, events.Latest) {
+	begin := s.from(device, name, func(m mark) bool { return !m.received.After(at) })
+	doc, position := begin.doc, begin.position
+	for c, err := range s.changes(ctx, device, name, begin) {
 		if err != nil {
 			return doc, position, err
 		}

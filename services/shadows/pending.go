@@ -24,7 +24,7 @@ const (
 	Offline  Why = "offline"  // it has no connection
 	Refused  Why = "rejected" // what it reported was refused
 	Silent   Why = "silent"   // it is connected and has not reported
-	Unknowns Why = "unknown"  // this process has no devices of its own and can't tell
+	Unknowns Why = "unknown"  // nobody has told this process who is connected
 )
 
 // Pending returns up to limit shadows whose device has not reported what is
@@ -57,10 +57,11 @@ func (s *Shadows) pendingOf(e *entry) (Pending, bool) {
 		return Pending{}, false
 	}
 	p := Pending{Device: e.device, Name: e.name, Version: e.doc.Version, Since: time.UnixMilli(e.pending).UTC(), Rejected: e.rejected}
+	there, known := s.there(e.device)
 	switch {
-	case s.out == nil:
+	case !known:
 		p.Why = Unknowns
-	case !s.out.Connected(e.device):
+	case !there:
 		p.Why = Offline
 	case e.rejected != nil:
 		p.Why = Refused
@@ -68,4 +69,13 @@ func (s *Shadows) pendingOf(e *entry) (Pending, bool) {
 		p.Why = Silent
 	}
 	return p, true
+}
+
+// there tells whether the device has a connection, here or to another process.
+func (s *Shadows) there(device string) (there, known bool) {
+	here := s.out != nil && s.out.Connected(device)
+	if s.connected == nil {
+		return here, s.out != nil
+	}
+	return here || s.connected(device), true
 }

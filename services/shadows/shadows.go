@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections/shadow"
 )
@@ -18,6 +20,11 @@ type Config struct {
 	Limits Limits
 	Logger *slog.Logger
 	Now    func() time.Time // nil: time.Now
+
+	// Connected tells whether the device has a connection, to whichever process;
+	// nil: only those of this process are known.
+	Connected func(device string) bool
+	Metrics   prometheus.Registerer
 }
 
 // Limits bound what a stranger can ask for. Zero fields stand for the defaults.
@@ -50,6 +57,9 @@ type Shadows struct {
 	out    Outlet // nil: this process has no devices
 	owed   owed
 
+	connected func(device string) bool // may be nil
+	requests  *prometheus.CounterVec
+
 	mu      sync.RWMutex
 	devices map[string]map[string]*entry // by device and name; "" is the classic shadow
 	cursor  events.Cursor
@@ -71,12 +81,27 @@ type entry struct {
 	queue    []*ask
 	fromDev  int // those in the queue that a device asked for
 	working  bool
+	dropped  bool            // it is not among the shadows any more: all that was asked of it was refused
 	appended []string        // ids of what is being appended
 	met      events.Position // where the fold has met the last of them
+	marks    marks           // of the fold
 }
 
 // Open returns the shadows as of the log's present end.
 func Open(ctx context.Context, c Config) (*Shadows, error) {
+	s := unfolded(c)
+	tail, err := events.Newest(ctx, s.log, events.ControlPartition)
+	if err == nil {
+		err = s.foldTo(ctx, tail.Seq)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open shadows: %w", err)
+	}
+	return s, nil
+}
+
+// unfolded returns the shadows as of the log's beginning.
+func unfolded(c Config) *Shadows {
 	c.Limits.complete()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -86,17 +111,10 @@ func Open(ctx context.Context, c Config) (*Shadows, error) {
 	}
 	s := &Shadows{
 		log: c.Log, limits: c.Limits, logger: c.Logger, now: c.Now,
-		devices: map[string]map[string]*entry{}, changed: make(chan struct{}),
+		devices: map[string]map[string]*entry{}, changed: make(chan struct{}), connected: c.Connected, requests: newMetrics(c.Metrics),
 	}
 	s.owed.devices = map[string]bool{}
-	tail, err := events.Newest(ctx, s.log, events.ControlPartition)
-	if err == nil {
-		err = s.foldTo(ctx, tail.Seq)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open shadows: %w", err)
-	}
-	return s, nil
+	return s
 }
 
 // Limits are those of a document.
@@ -158,6 +176,29 @@ func (s *Shadows) all() (all []*entry) {
 		}
 	}
 	return all
+}
+
+// hold returns the entry of a shadow, a new one if there is none yet, locked.
+func (s *Shadows) hold(device, name string) *entry {
+	for {
+		e := s.make(device, name)
+		if e.mu.Lock(); !e.dropped {
+			return e
+		}
+		e.mu.Unlock()
+	}
+}
+
+// drop forgets an entry whose shadow never was. The caller holds e.mu.
+func (s *Shadows) drop(e *entry) {
+	e.dropped = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if names := s.devices[e.device]; names[e.name] == e {
+		if delete(names, e.name); len(names) == 0 {
+			delete(s.devices, e.device)
+		}
+	}
 }
 
 // make returns the entry of a shadow, a new one if there is none yet.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections"
+	"github.com/tachograph/tachograph/projections/shadow"
 )
 
 // Bucket is the name of the KV bucket of current documents.
@@ -55,19 +57,23 @@ const flushEvery = 100 * time.Millisecond
 
 // A view keeps the bucket in step with the shadows.
 type view struct {
-	s  *Shadows
-	kv jetstream.KeyValue
+	s    *Shadows
+	kv   jetstream.KeyValue
+	wait bool // for shadows that are behind the bucket, see resume
 
-	mu        sync.Mutex
-	dirty     map[*entry]bool
+	turn      chan struct{} // of who works at the bucket: Run, or who has paused it
+	resumed   bool          // these two are theirs
 	revisions map[*entry]uint64
-	status    projections.Status
+
+	mu     sync.Mutex
+	dirty  map[*entry]bool
+	status projections.Status
 }
 
 // View returns the projection that keeps the bucket in step. It is called
 // before Run.
 func (s *Shadows) View(kv jetstream.KeyValue) projections.Runner {
-	s.view = &view{s: s, kv: kv, dirty: map[*entry]bool{}, revisions: map[*entry]uint64{}}
+	s.view = &view{s: s, kv: kv, turn: make(chan struct{}, 1), dirty: map[*entry]bool{}, revisions: map[*entry]uint64{}}
 	s.view.status = projections.Status{Name: "shadow", Partition: events.ControlPartition}
 	return s.view
 }
@@ -94,25 +100,28 @@ func (v *view) touch(e *entry) {
 	v.status.Events++
 }
 
+// mark is touch without news.
+func (v *view) mark(e *entry) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dirty[e] = true
+}
+
 // Run writes what has changed until ctx ends.
 func (v *view) Run(ctx context.Context) error {
 	t := time.NewTicker(flushEvery)
 	defer t.Stop()
-	for resumed := false; ; {
-		var err error
-		if !resumed {
-			err = v.resume(ctx)
-			resumed = err == nil
-		}
-		if resumed {
-			err = v.flush(ctx)
+	for {
+		err := v.take(ctx)
+		if err == nil {
+			err = v.step(ctx)
+			v.leave()
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		v.mu.Lock()
-		v.status.Resumed = resumed
-		v.status.CaughtUp, v.status.LastError = err == nil, ""
+		v.status.CaughtUp, v.status.LastError = err == nil && v.status.Resumed, ""
 		if err != nil {
 			v.status.Errors++
 			v.status.LastError = err.Error()
@@ -126,37 +135,104 @@ func (v *view) Run(ctx context.Context) error {
 	}
 }
 
-// resume marks what the bucket does not have. A bucket that is ahead of the log
-// holds what never happened here, and is emptied.
-func (v *view) resume(ctx context.Context) error {
-	var have events.Position
-	kve, err := v.kv.Get(ctx, positionKey)
-	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-	case err != nil:
-		return err
-	default:
-		if err := json.Unmarshal(kve.Value(), &have); err != nil {
-			return fmt.Errorf("view of shadows: position is damaged (remedy: delete the key %q of bucket %q): %w", positionKey, Bucket, err)
+// take waits until nobody works at the bucket, leave is its inverse.
+func (v *view) take(ctx context.Context) error {
+	select {
+	case v.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (v *view) leave() { <-v.turn }
+
+// step brings the bucket up to date, once it is known where it stands. It is
+// called by whose turn it is.
+func (v *view) step(ctx context.Context) (err error) {
+	if !v.resumed {
+		if v.resumed, err = v.resume(ctx); err != nil {
+			return err
 		}
+		v.mu.Lock()
+		v.status.Resumed = v.resumed
+		v.mu.Unlock()
+	}
+	if !v.resumed {
+		return nil
+	}
+	return v.flush(ctx)
+}
+
+// Pause lets the view stand still, with all that it has seen in the bucket, until
+// resume is called. It looks anew then where the bucket stands.
+func (v *view) Pause(ctx context.Context) (resume func(), err error) {
+	if err := v.take(ctx); err != nil {
+		return nil, fmt.Errorf("pause view of shadows: %w", err)
+	}
+	if err := v.step(ctx); err != nil {
+		v.leave()
+		return nil, fmt.Errorf("pause view of shadows: %w", err)
+	}
+	return sync.OnceFunc(func() {
+		v.resumed = false
+		v.leave()
+	}), nil
+}
+
+// parsePosition reads the value of positionKey.
+func parsePosition(text []byte) (at events.Position, err error) {
+	if err = json.Unmarshal(text, &at); err != nil {
+		err = fmt.Errorf("view of shadows: position is damaged (remedy: delete the key %q of bucket %q): %w", positionKey, Bucket, err)
+	}
+	return at, err
+}
+
+// reached is where the bucket stands, the zero position where it has not begun.
+func (v *view) reached(ctx context.Context) (events.Position, error) {
+	e, err := v.kv.Get(ctx, positionKey)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return events.Position{}, nil
+	}
+	if err != nil {
+		return events.Position{}, err
+	}
+	return parsePosition(e.Value())
+}
+
+// resume marks what the bucket does not have. A bucket that is ahead of the log
+// holds what never happened here, and is emptied. Shadows that are folded from the
+// log's beginning are behind the bucket that their fold has filled before: until
+// they have reached it, it is not resumed.
+func (v *view) resume(ctx context.Context) (ok bool, err error) {
+	have, err := v.reached(ctx)
+	if err != nil {
+		return false, err
 	}
 	v.s.mu.RLock()
 	now := v.s.cursor.Position
 	v.s.mu.RUnlock()
-	if have.Seq > now.Seq || have.Epoch != now.Epoch {
+	switch ahead := have.Seq > now.Seq; {
+	case ahead && v.wait:
+		return false, nil
+	case ahead || have.Seq > 0 && have.Epoch != now.Epoch:
 		if err := v.empty(ctx); err != nil {
-			return err
+			return false, err
 		}
 		have = events.Position{}
 	}
+	v.mu.Lock()
+	clear(v.dirty) // what was touched until now is found again, what will be is marked
+	v.status.Position = have
+	v.mu.Unlock()
 	for _, e := range v.s.all() {
 		e.mu.Lock()
 		if e.position.Seq > have.Seq {
-			v.touch(e)
+			v.mark(e)
 		}
 		e.mu.Unlock()
 	}
-	return nil
+	return true, nil
 }
 
 func (v *view) empty(ctx context.Context) error {
@@ -165,6 +241,9 @@ func (v *view) empty(ctx context.Context) error {
 		return err
 	}
 	for key := range keys.Keys() {
+		if strings.HasPrefix(key, "=") && key != positionKey { // of a replay
+			continue
+		}
 		if err := v.kv.Purge(ctx, key); err != nil {
 			return err
 		}
@@ -216,16 +295,16 @@ func (v *view) write(ctx context.Context, e *entry) error {
 	doc, position := e.doc, e.position
 	e.mu.Unlock()
 	key := Key(e.device, e.name)
-	if !doc.Exists {
+	value, err := valueOf(e.device, e.name, doc, position)
+	if err != nil {
+		return err
+	}
+	if value == nil {
 		if err := v.kv.Delete(ctx, key); err != nil {
 			return fmt.Errorf("delete %s: %w", key, err)
 		}
 		delete(v.revisions, e)
 		return nil
-	}
-	value, err := json.Marshal(Document{Device: e.device, Name: e.name, Position: position, Document: doc.Get(doc.At/1000, "")})
-	if err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
 	}
 	for {
 		revision, err := v.kv.Update(ctx, key, value, v.revisions[e])
@@ -257,4 +336,16 @@ func (v *view) write(ctx context.Context, e *entry) error {
 		}
 		v.revisions[e] = kve.Revision()
 	}
+}
+
+// valueOf is what the bucket has of a shadow; nil where there is none.
+func valueOf(device, name string, doc shadow.Document, position events.Position) ([]byte, error) {
+	if !doc.Exists {
+		return nil, nil
+	}
+	value, err := json.Marshal(Document{Device: device, Name: name, Position: position, Document: doc.Get(doc.At/1000, "")})
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", Key(device, name), err)
+	}
+	return value, nil
 }

@@ -48,7 +48,7 @@ func TestWriters(t *testing.T) {
 	all.Wait()
 	want := shadow.Document{}
 	n := uint64(0)
-	for c, err := range here.History(t.Context(), "car-1", "", events.Latest) {
+	for c, err := range here.History(t.Context(), "car-1", "", events.Position{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

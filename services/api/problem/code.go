@@ -45,6 +45,8 @@ const (
 	DeviceExists       Code = "device_exists"          // an id that is taken
 	ReplayRunning      Code = "replay_running"         // one at a time
 	NothingToUndo      Code = "nothing_to_undo"        // no replay has been swapped in
+	NothingToDiscard   Code = "nothing_to_discard"     // no replay has left anything half built
+	SwapUnfinished     Code = "swap_unfinished"        // a replay was interrupted while it swapped
 	VersionConflict    Code = "version_conflict"       // the shadow has another version than the request names
 	Conflict           Code = "conflict"               // another writer was first
 	PayloadTooLarge    Code = "payload_too_large"      // body or message over its limit
@@ -87,7 +89,7 @@ var table = map[Code]row{
 	DeadlinePassed:     {status: 400, hint: "give a deadline in the future, such as 30s"},
 	CommandNotFound:    {status: 404, hint: "tacho command list DEVICE shows the newest; older ones are in tacho.commands"},
 	KeyReused:          {status: 409, hint: "use a new Idempotency-Key for every new request, and the same only for the very same body"},
-	CommandFinal:       {status: 409, hint: "it is over; GET shows what came of it"},
+	CommandFinal:       {status: 409, hint: "it is over; tacho command watch DEVICE ID, or GET, shows what came of it"},
 	TooManyCommands:    {status: 429, retryAfter: 60, hint: "cancel some, or wait until they are answered or past their deadlines; --max-commands sets the number"},
 	InvalidQuery:       {status: 400, hint: "mend the statement; where details has line and column, there it stops making sense"},
 	QueryForbidden:     {status: 403, hint: "ask with SELECT, SHOW, DESCRIBE or EXPLAIN, of the tables in tacho, without SETTINGS; SHOW GRANTS tells what may be read"},
@@ -100,6 +102,8 @@ var table = map[Code]row{
 	DeviceExists:       {status: 409, hint: "choose another id; for a new token of this one: tacho device token ID"},
 	ReplayRunning:      {status: 409, hint: "GET tells how far it is, DELETE ends it"},
 	NothingToUndo:      {status: 409, hint: "a replay that was swapped in can be undone until the next one begins"},
+	NothingToDiscard:   {status: 409, hint: "what served before a replay is no such thing; it is kept to undo that until the next one begins"},
+	SwapUnfinished:     {status: 409, hint: "let it be finished first: what was built may be all that there is of some of it"},
 	VersionConflict:    {status: 409, hint: "get the shadow, decide again, send its version; or leave the version out"},
 	Conflict:           {status: 409, retryAfter: 1, hint: "read again, decide again, send again"},
 	PayloadTooLarge:    {status: 413, hint: "send less at once: split the batch"},

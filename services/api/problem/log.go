@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections/history"
 )
 
 // Of turns an error of the log, or a *Problem, into a problem; ok is false when
@@ -15,6 +16,7 @@ func Of(err error) (p *Problem, ok bool) {
 	}
 	var conflict *events.ConflictError
 	var truncated *events.TruncatedError
+	var missing *history.MissingError
 	var nowhere *events.PositionError
 	switch {
 	case errors.As(err, &conflict):
@@ -25,6 +27,8 @@ func Of(err error) (p *Problem, ok bool) {
 		return New(Conflict, err.Error(), details), true
 	case errors.As(err, &truncated):
 		return New(HistoryTruncated, err.Error(), map[string]any{"oldest": truncated.Oldest}), true
+	case errors.As(err, &missing):
+		return New(HistoryTruncated, err.Error(), map[string]any{"missing": missing.First}), true
 	case errors.As(err, &nowhere):
 		return New(UnknownPosition, err.Error(), map[string]any{"oldest": nowhere.Oldest, "newest": nowhere.Newest}), true
 	case errors.Is(err, events.ErrTooLarge):
@@ -35,7 +39,7 @@ func Of(err error) (p *Problem, ok bool) {
 		return New(OutcomeUnknown, err.Error(), nil), true
 	case errors.Is(err, events.ErrInvalid):
 		return New(InvalidRequest, err.Error(), nil), true
-	case errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrDiverged):
+	case errors.Is(err, events.ErrClosed), errors.Is(err, events.ErrDiverged), errors.Is(err, history.ErrArchive):
 		return New(Unavailable, err.Error(), nil), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return New(Unavailable, err.Error(), nil), true

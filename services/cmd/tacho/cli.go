@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -15,7 +15,7 @@ type commands struct {
 	Config kong.ConfigFlag `help:"YAML file whose keys are names of flags; flags and variables are stronger." placeholder:"FILE"`
 
 	Serve   ServeCommand   `cmd:"" help:"Run a node until interrupted."`
-	Device  DeviceCommand  `cmd:"" help:"Add, list and remove devices."`
+	Device  DeviceCommand  `cmd:"" aliases:"devices" help:"Add, list, watch and remove devices."`
 	Schema  SchemaCommand  `cmd:"" help:"Register and show schemas."`
 	Shadow  ShadowCommand  `cmd:"" help:"Show and change what devices should be."`
 	Command CommandCommand `cmd:"" help:"Tell devices what to do, and see what came of it."`
@@ -27,6 +27,7 @@ type commands struct {
 	Import  ImportCommand  `cmd:"" help:"Refill an empty log from an export: same ids, arrival times and positions."`
 	Forget  ForgetCommand  `cmd:"" help:"Remove what a device sent in a stretch of time, everywhere, for good."`
 	Log     LogCommand     `cmd:"" help:"Print what the log holds, how far it was purged, and who holds the rest."`
+	Split   SplitCommand   `cmd:"" help:"Make --partitions telemetry partitions of the log of a stopped node, a multiple of what it has. There is no way back."`
 	Letters LettersCommand `cmd:"" name:"dead-letters" help:"Messages that could not be read: list, show, replay, drop."`
 	Verify  VerifyCommand  `cmd:"" help:"Hold the log against the tables of ClickHouse and name every difference."`
 	SQL     SQLCommand     `cmd:"" name:"sql" help:"Ask ClickHouse, as a user that can only read."`
@@ -64,7 +65,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		var wrong *kong.ParseError
 		hint := "tacho --help"
 		if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
-			hint = fmt.Sprintf("tacho %s --help", wrong.Context.Selected().Path())
+			hint = helpOf(wrong.Context.Selected())
 			err = c.everyProblem(err, limits, wrong.Context)
 		}
 		return report(stderr, &fault{err: err, hint: hint, exit: exitUsage})
@@ -72,10 +73,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	selected.BindTo(ctx, (*context.Context)(nil))
 	selected.BindTo(stdin, (*io.Reader)(nil))
 	selected.Bind(&output{w: stdout, notes: stderr}, selected, limits)
+	if chosen := selected.Selected(); chosen.Path() != "serve" && chosen.Path() != "check" { // those tell it with all else that is wrong
+		if err := limits.check(chosen.Flags); err != nil {
+			return report(stderr, &fault{err: err, hint: helpOf(chosen), exit: exitUsage})
+		}
+	}
 	if err := selected.Run(); err != nil {
 		return report(stderr, err)
 	}
 	return exitOK
+}
+
+// helpOf says how to ask for a command's help, without the other names that
+// kong puts into its path.
+func helpOf(command *kong.Node) string {
+	words := slices.DeleteFunc(strings.Fields(command.Path()), func(word string) bool { return strings.HasPrefix(word, "(") })
+	return "tacho " + strings.Join(words, " ") + " --help"
 }
 
 // everyProblem adds to what is wrong in the configuration file what else is

@@ -20,6 +20,7 @@ type client struct {
 	base, token string
 	http        *http.Client
 	header      http.Header // of every call, beside what it needs; may be nil
+	answered    http.Header // of the newest answer that was no refusal
 }
 
 func (p *Place) client() (*client, error) {
@@ -73,6 +74,7 @@ func (c *client) open(req *http.Request) (*http.Response, error) {
 		return nil, unreachable(req.Context(), c.base, err)
 	}
 	if resp.StatusCode/100 == 2 {
+		c.answered = resp.Header
 		return resp, nil
 	}
 	defer resp.Body.Close()

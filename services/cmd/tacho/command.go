@@ -15,6 +15,7 @@ import (
 // CommandCommand is tacho command.
 type CommandCommand struct {
 	Send   CommandSend   `cmd:"" help:"Tell one or more devices to do something."`
+	Show   CommandShow   `cmd:"" help:"Print where a command stands, or stood at a moment, and its steps until then."`
 	Watch  CommandWatch  `cmd:"" help:"Print a command's steps as they happen, until its final state."`
 	Cancel CommandCancel `cmd:"" help:"Cancel a command; one that was sent is only asked for."`
 	List   CommandList   `cmd:"" help:"List a device's commands, newest first."`
@@ -30,6 +31,21 @@ type told struct {
 	Attempts                int
 	Result                  json.RawMessage
 	History                 []toldStep
+}
+
+// standing is the state, with what one should know beside it.
+func (t *told) standing() string {
+	state := t.State
+	if t.Late {
+		state += " (late)"
+	}
+	if t.DryRun {
+		state += " (dry run)"
+	}
+	if t.CancelRequested && !t.Final {
+		state += " (cancel requested)"
+	}
+	return state
 }
 
 type toldStep struct {
@@ -161,6 +177,42 @@ type commandPlace struct {
 
 func (p commandPlace) path(more ...string) string {
 	return pathOf(append([]string{"v1", "devices", p.Device, "commands", p.ID}, more...)...)
+}
+
+// CommandShow is tacho command show.
+type CommandShow struct {
+	Place
+	Device string `arg:"" help:"Id of the device."`
+	ID     string `arg:"" help:"Id of the command."`
+	At     string `help:"As it was then: RFC 3339 or epoch milliseconds, by arrival." env:"TACHO_COMMAND_AT" placeholder:"TIME"`
+	JSON   bool   `help:"Print the API's answer." name:"json"`
+}
+
+// Run prints the state and the steps that led to it.
+func (c *CommandShow) Run(ctx context.Context, out *output) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	path := commandPlace{c.Device, c.ID}.path()
+	if c.At != "" {
+		path += "?" + url.Values{"at": {c.At}}.Encode()
+	}
+	var t told
+	answer, err := cl.call(ctx, http.MethodGet, path, nil, &t)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return out.raw(answer)
+	}
+	out.note("command %s to %s: %s is %s", t.ID, printable(t.Device), printable(t.Name), t.standing())
+	for _, s := range t.History {
+		if err := out.line(s.line()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CommandWatch is tacho command watch.
@@ -311,17 +363,7 @@ func (c *CommandList) Run(ctx context.Context, out *output) error {
 		if err := json.Unmarshal(raw, &t); err != nil {
 			return failed(exitFailed, "are tacho and the node of the same version?", "list commands: %w", err)
 		}
-		state := t.State
-		if t.Late {
-			state += " (late)"
-		}
-		if t.DryRun {
-			state += " (dry run)"
-		}
-		if t.CancelRequested && !t.Final {
-			state += " (cancel requested)"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", t.ID, printable(t.Name), state, t.Attempts, t.Deadline.UTC().Format(time.RFC3339), compact(t.Result))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", t.ID, printable(t.Name), t.standing(), t.Attempts, t.Deadline.UTC().Format(time.RFC3339), compact(t.Result))
 	}
 	return table.Flush()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,7 +15,7 @@ import (
 // DeviceCommand is tacho device.
 type DeviceCommand struct {
 	Add    DeviceAdd    `cmd:"" help:"Add a device and print its token, once."`
-	List   DeviceList   `cmd:"" help:"List the devices, and whether they are connected."`
+	List   DeviceList   `cmd:"" default:"withargs" help:"List the devices, and whether they are connected."`
 	Watch  DeviceWatch  `cmd:"" help:"Print connects and disconnects as they are stored."`
 	Remove DeviceRemove `cmd:"" help:"Remove a device; its history stays."`
 	Token  DeviceToken  `cmd:"" help:"Print a new token for a device; the old one ends."`
@@ -73,6 +74,8 @@ func issueToken(ctx context.Context, out *output, place *Place, asJSON bool, pat
 type DeviceList struct {
 	Place
 	Connected bool `help:"Only those that are connected."`
+	Watch     bool `help:"Go on with connects and disconnects as they are stored, as tacho device watch does." short:"w"`
+	Count     uint `help:"With --watch: end after so many connects and disconnects." short:"n" placeholder:"N"`
 	JSON      bool `help:"Print one JSON object a line." name:"json"`
 }
 
@@ -82,6 +85,18 @@ func (c *DeviceList) Run(ctx context.Context, out *output) error {
 	if err != nil {
 		return err
 	}
+	if err := c.list(ctx, cl, out); err != nil || !c.Watch {
+		return err
+	}
+	// From the node's time of the list on: nothing between it and what follows is missed.
+	from := ""
+	if at, err := http.ParseTime(cl.answered.Get("Date")); err == nil {
+		from = at.UTC().Format(time.RFC3339)
+	}
+	return (&TailCommand{Place: c.Place, Subject: "tacho.presence.>", From: cmp.Or(from, "now"), JSON: c.JSON, Count: c.Count}).Run(ctx, out)
+}
+
+func (c *DeviceList) list(ctx context.Context, cl *client, out *output) error {
 	path := "/v1/devices"
 	if c.Connected {
 		path += "?connected=true"
@@ -119,7 +134,7 @@ func (c *DeviceList) Run(ctx context.Context, out *output) error {
 
 // DeviceWatch is tacho device watch.
 type DeviceWatch struct {
-	Data   string `help:"Data folder of the running node." default:"data" type:"path" placeholder:"DIR"`
+	Place
 	Device string `arg:"" optional:"" help:"Id of the device; without it all."`
 	Count  uint   `help:"End after so many." short:"n" placeholder:"N"`
 	JSON   bool   `help:"Print one JSON object a line." name:"json"`
@@ -131,7 +146,7 @@ func (c *DeviceWatch) Run(ctx context.Context, out *output) error {
 	if c.Device != "" {
 		subject = "tacho.presence." + events.Escape(c.Device)
 	}
-	return (&TailCommand{Place: Place{Data: c.Data}, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
+	return (&TailCommand{Place: c.Place, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
 }
 
 // DeviceRemove is tacho device remove.

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"text/tabwriter"
+
+	"github.com/tachograph/tachograph/services/api/problem"
 )
 
 // DiffCommand is tacho diff.
@@ -25,6 +28,10 @@ func (c *DiffCommand) Run(ctx context.Context, out *output) error {
 		return err
 	}
 	from, _, err := stateOf(ctx, cl, c.Device, c.From, c.By)
+	var none *problem.Problem
+	if errors.As(err, &none) && none.Code == problem.StateNotFound {
+		err = nil // all that there is came later
+	}
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/services/api/problem"
 	"github.com/tachograph/tachograph/services/archive"
@@ -25,12 +27,24 @@ type ExportCommand struct {
 	Kind   string `help:"Only events of this kind: telemetry, registry, shadow, forgotten and so on." env:"TACHO_EXPORT_KIND" placeholder:"KIND"`
 	From   string `help:"Only what arrived from then on: RFC 3339." env:"TACHO_EXPORT_FROM" placeholder:"TIME"`
 	To     string `help:"Only what arrived before: RFC 3339." env:"TACHO_EXPORT_TO" placeholder:"TIME"`
-	Rows   uint64 `help:"Most events a file." default:"250000" env:"TACHO_EXPORT_ROWS" placeholder:"N"`
+	Rows   uint64 `help:"Most events a file; with --samples, about as many samples." default:"250000" env:"TACHO_EXPORT_ROWS" placeholder:"N"`
+
+	Samples bool   `help:"Samples in typed columns instead of raw events: the tables of all message types, or of --type. For other programs; import does not take them."`
+	By      string `help:"With --samples, whose clock --from and --to mean: arrival or device." enum:"arrival,device" default:"arrival" env:"TACHO_EXPORT_BY" placeholder:"CLOCK"`
 }
 
 // Run writes the archive and shows how far it is. Interrupted, it leaves a folder
 // that no import takes.
-func (c *ExportCommand) Run(ctx context.Context, out *output) error {
+func (c *ExportCommand) Run(ctx context.Context, out *output, parsed *kong.Context, limits choices) error {
+	if err := limits.check(parsed.Selected().Flags); err != nil {
+		return failed(exitUsage, "tacho export --help", "export: %w", err)
+	}
+	switch {
+	case !c.Samples && c.By == "device":
+		return failed(exitUsage, "raw events are found by their arrival; add --samples", "export: --by device goes with --samples")
+	case c.Samples && c.Kind != "" && c.Kind != string(events.Telemetry):
+		return failed(exitUsage, "", "export: --kind %s has no samples", c.Kind)
+	}
 	filter := archive.Filter{Device: c.Device, Type: c.Type, Kind: events.Kind(c.Kind)}
 	for _, t := range []struct {
 		flag, text string
@@ -55,7 +69,7 @@ func (c *ExportCommand) Run(ctx context.Context, out *output) error {
 	}
 	cl.http.Timeout = 0 // the node has a limit of its own for each file, --query-time
 	export := archive.Export{
-		Dir: c.Dir, Filter: filter, Rows: c.Rows, Telemetry: len(status.Partitions),
+		Dir: c.Dir, Filter: filter, Rows: c.Rows, Layout: status.Layout,
 		Ask: func(ctx context.Context, sql, format string, parameters map[string]string) (io.ReadCloser, error) {
 			return cl.ask(ctx, sql, format, parameters)
 		},
@@ -66,16 +80,12 @@ func (c *ExportCommand) Run(ctx context.Context, out *output) error {
 	}
 	began := time.Now()
 	export.Progress = func(done, total uint64) { out.note("%s", progressLine("exporting", done, total, began)) }
+	if c.Samples {
+		return c.samples(ctx, out, cl, export)
+	}
 	m, err := export.Run(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var known *fault
-		if errors.As(err, &known) {
-			return failed(known.exit, known.hint, "%w", err)
-		}
-		return failed(exitFailed, "", "%w", err)
+		return exportFault(ctx, err)
 	}
 	for _, p := range m.Partitions {
 		if err := out.line(fmt.Sprintf("partition %d: %d events up to position %d", p.Partition, p.Count, p.UpTo)); err != nil {
@@ -83,6 +93,67 @@ func (c *ExportCommand) Run(ctx context.Context, out *output) error {
 		}
 	}
 	return out.line(fmt.Sprintf("%d events in %d files of %s", m.Events(), len(m.Files), c.Dir))
+}
+
+func exportFault(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var known *fault
+	if errors.As(err, &known) {
+		return failed(known.exit, known.hint, "%w", err)
+	}
+	return failed(exitFailed, "", "%w", err)
+}
+
+// samples exports the tables of message types.
+func (c *ExportCommand) samples(ctx context.Context, out *output, cl *client, export archive.Export) error {
+	export.Filter.Kind = ""
+	names := []string{c.Type}
+	if c.Type == "" {
+		names = nil
+		if err := pages(ctx, cl, "/v1/schemas", "schemas", func(s struct{ Name string }) error {
+			names = append(names, s.Name)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	e := archive.SampleExport{Export: export, ByDevice: c.By == "device"}
+	for _, name := range names {
+		var schema struct {
+			Version uint32
+			Columns []struct {
+				Name, Type, Kind, Unit, Signal, Description string
+				Values                                      []string
+			}
+		}
+		if _, err := cl.call(ctx, http.MethodGet, pathOf("v1", "schemas", name), nil, &schema); err != nil {
+			return err
+		}
+		t := archive.Type{Name: name, Version: schema.Version}
+		for _, col := range schema.Columns {
+			t.Columns = append(t.Columns, archive.Column{Name: col.Name, Type: col.Type, Kind: col.Kind, Unit: col.Unit, Signal: col.Signal, Description: col.Description, Values: col.Values})
+		}
+		e.Tables = append(e.Tables, t)
+	}
+	m, err := e.Run(ctx)
+	if err != nil {
+		return exportFault(ctx, err)
+	}
+	files := 0
+	for _, t := range m.Tables {
+		n := uint64(0)
+		for _, f := range t.Files {
+			n += f.Count
+		}
+		if files += len(t.Files); n > 0 || c.Type != "" {
+			if err := out.line(fmt.Sprintf("%s: %d samples in %d files, %d columns", t.Name, n, len(t.Files), len(t.Columns))); err != nil {
+				return err
+			}
+		}
+	}
+	return out.line(fmt.Sprintf("%d samples in %d files of %s", m.Samples(), files, c.Dir))
 }
 
 // progressLine says how far something is: share, rate, time left.

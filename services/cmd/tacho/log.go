@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tachograph/tachograph/events"
 )
 
 // LogCommand is tacho log.
@@ -20,6 +22,7 @@ type logStatus struct {
 		HeldBy         string `json:"held_by"`
 		Why            string
 	}
+	Layout events.Layout
 }
 
 // Run prints what the log holds of each partition, and who keeps it from being
@@ -40,6 +43,9 @@ func (c *LogCommand) Run(ctx context.Context, out *output) error {
 	}
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	if counts := status.Layout.Counts(); len(counts) > 1 {
+		out.note("the log was made with %d telemetry partitions and split since: %s", counts[0], status.Layout)
 	}
 	if status.KeepSeconds == 0 {
 		out.note("telemetry is kept for ever; serve --keep-log purges it")

@@ -14,9 +14,11 @@ import (
 // ReplayCommand is tacho replay.
 type ReplayCommand struct {
 	Place
-	Projection string `arg:"" enum:"columnar,latest" help:"What to build anew: columnar, all tables of ClickHouse; latest, the state of every device."`
+	Projection string `arg:"" enum:"columnar,latest,shadow" help:"What to build anew: columnar, all tables of ClickHouse; latest, the state of every device; shadow, the bucket of shadows' documents."`
 	DryRun     bool   `help:"Build and compare, swap nothing." xor:"what"`
 	Undo       bool   `help:"Swap back what served before the last replay." xor:"what"`
+	Discard    bool   `help:"Remove what a replay that was ended has built, and its room on the disk; the next one begins anew." xor:"what"`
+	OnPanic    string `help:"What to do at an event at which the code breaks down: stop, or park it and go on." enum:"stop,park" default:"stop" env:"TACHO_REPLAY_ON_PANIC"`
 	Rate       uint   `help:"Most events a second, so that live traffic keeps its pace; 0 is no limit." env:"TACHO_REPLAY_RATE" placeholder:"N"`
 }
 
@@ -26,6 +28,12 @@ type replayStatus struct {
 		Phase       string
 		Done, Total uint64
 		Rate        float64
+		Trouble     string
+		Parked      uint64
+		Breakdowns  []struct {
+			Position            struct{ Epoch, Partition, Seq uint64 }
+			Device, Type, Panic string
+		}
 	}
 	Tables []struct {
 		Table    string
@@ -53,12 +61,22 @@ func (c *ReplayCommand) Run(ctx context.Context, out *output) error {
 		out.note("what served before the last replay serves again, and catches up")
 		return nil
 	}
+	if c.Discard {
+		if _, err := cl.call(ctx, http.MethodPost, path+"/discard", nil, nil); err != nil {
+			return err
+		}
+		out.note("what the replay had built is gone; the next one begins anew")
+		return nil
+	}
 	query := url.Values{}
 	if c.DryRun {
 		query.Set("dry_run", "true")
 	}
 	if c.Rate > 0 {
 		query.Set("rate", strconv.FormatUint(uint64(c.Rate), 10))
+	}
+	if c.OnPanic == "park" {
+		query.Set("on_panic", "park")
 	}
 	start := path
 	if len(query) > 0 {
@@ -78,7 +96,7 @@ func (c *ReplayCommand) Run(ctx context.Context, out *output) error {
 			if _, err := cl.call(ending, http.MethodDelete, path, nil, nil); err != nil {
 				return errors.Join(ctx.Err(), err)
 			}
-			out.note("replay is ended; tacho replay %s goes on where it was", c.Projection)
+			out.note("replay is ended; tacho replay %s goes on where it was, with --discard what is built goes", c.Projection)
 			return ctx.Err()
 		}
 		if _, err := cl.call(ctx, http.MethodGet, path, nil, &status); err != nil {
@@ -106,6 +124,9 @@ func (s *replayStatus) line() string {
 		left := time.Duration(float64(p.Total-p.Done)/p.Rate) * time.Second
 		line += fmt.Sprintf(", %.0f/s, %s left", p.Rate, left)
 	}
+	if p.Trouble != "" {
+		line += "; waits: " + printable(p.Trouble)
+	}
 	return line
 }
 
@@ -125,6 +146,12 @@ func (c *ReplayCommand) report(out *output, s *replayStatus) error {
 	}
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	for _, b := range s.Progress.Breakdowns {
+		out.note("parked %d.%d.%d: %s of %s: the code broke: %s", b.Position.Epoch, b.Position.Partition, b.Position.Seq, printable(b.Type), printable(b.Device), printable(b.Panic))
+	}
+	if more := s.Progress.Parked - uint64(len(s.Progress.Breakdowns)); more > 0 {
+		out.note("and %d more were parked", more)
 	}
 	switch {
 	case c.DryRun:

@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	for _, dir := range []string{"usage", "node"} {
 		t.Run(dir, func(t *testing.T) {
+			if dir == "node" && testing.Short() {
+				t.Skip("long: make test runs this; the node's own tests do the same for the race detector")
+			}
 			testscript.Run(t, testscript.Params{
 				Dir:                 filepath.Join("testdata", dir),
 				RequireExplicitExec: true,
@@ -47,6 +50,7 @@ func TestScripts(t *testing.T) {
 					"tailed":     endOfTail,
 					"exits":      exits,
 					"cancel":     cancelCommand,
+					"show":       showCommand,
 					"harm":       harm,
 				},
 			})
@@ -117,6 +121,17 @@ func cancelCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: cancel DIR DEVICE FILE")
 	}
 	ts.Check(ts.Exec("tacho", "command", "cancel", args[1], strings.TrimSpace(ts.ReadFile(args[2])), "--data", args[0]))
+}
+
+// show DIR DEVICE FILE [ARG...] shows the command whose id is in the file.
+func showCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: show DIR DEVICE FILE [ARG...]")
+	}
+	err := ts.Exec("tacho", append([]string{"command", "show", args[1], strings.TrimSpace(ts.ReadFile(args[2])), "--data", args[0]}, args[3:]...)...)
+	if neg == (err == nil) {
+		ts.Fatalf("command show %v: %v", args, err)
+	}
 }
 
 // eventually COMMAND repeats the command until it succeeds; its last output is

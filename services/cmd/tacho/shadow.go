@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -115,6 +116,10 @@ func (c *ShadowSet) Run(ctx context.Context, out *output) error {
 	if c.JSON {
 		return out.raw(answer)
 	}
+	if cl.answered.Get("Tacho-Changed") == "false" {
+		out.note("shadow of %s says so already, at version %d; nothing was changed", printable(c.Device), doc.Version)
+		return nil
+	}
 	out.note("shadow of %s is at version %d; tacho shadow pending shows whether the device has followed", printable(c.Device), doc.Version)
 	return nil
 }
@@ -136,15 +141,24 @@ func changeOf(what string, words []string) (json.RawMessage, error) {
 		}
 		at := root
 		keys := strings.Split(key, ".")
+		if slices.Contains(keys, "") {
+			return nil, failed(exitUsage, remedy, "%s: %s has an empty name between its dots", what, printable(word))
+		}
+		last := keys[len(keys)-1]
 		for _, k := range keys[:len(keys)-1] {
+			if at[k] == nil {
+				at[k] = map[string]any{}
+			}
 			inner, ok := at[k].(map[string]any)
 			if !ok {
-				inner = map[string]any{}
-				at[k] = inner
+				return nil, failed(exitUsage, remedy, "%s: %s goes into what another word gives a value", what, printable(word))
 			}
 			at = inner
 		}
-		if last := keys[len(keys)-1]; json.Valid([]byte(value)) {
+		if _, twice := at[last]; twice {
+			return nil, failed(exitUsage, remedy, "%s: %s is given twice", what, printable(key))
+		}
+		if json.Valid([]byte(value)) {
 			at[last] = json.RawMessage(value)
 		} else {
 			at[last] = value
@@ -298,7 +312,7 @@ func (c *ShadowPending) Run(ctx context.Context, out *output) error {
 
 // ShadowWatch is tacho shadow watch.
 type ShadowWatch struct {
-	Data   string `help:"Data folder of the running node." default:"data" type:"path" placeholder:"DIR"`
+	Place
 	Device string `arg:"" optional:"" help:"Id of the device; without it all."`
 	Name   string `help:"Name of a named shadow; without it the classic one." env:"TACHO_SHADOW_NAME" placeholder:"NAME"`
 	Count  uint   `help:"End after so many changes." short:"n" placeholder:"N"`
@@ -314,5 +328,5 @@ func (c *ShadowWatch) Run(ctx context.Context, out *output) error {
 			subject += "." + events.Escape(c.Name)
 		}
 	}
-	return (&TailCommand{Place: Place{Data: c.Data}, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
+	return (&TailCommand{Place: c.Place, Subject: subject, Count: c.Count, JSON: c.JSON}).Run(ctx, out)
 }

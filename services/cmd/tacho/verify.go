@@ -124,6 +124,9 @@ func verifyTable(out *output, r *columnar.AuditReport) error {
 		if d.Detail != "" {
 			what = strings.TrimPrefix(what+"; "+d.Detail, "; ")
 		}
+		if d.Server != "" {
+			what = strings.TrimSpace(what + " at " + d.Server)
+		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n", d.Kind, printable(d.Table), d.Place(), printable(d.Device), d.Count, printable(what))
 	}
 	if err := table.Flush(); err != nil {
