@@ -107,7 +107,7 @@ func (c *Cluster) Stop() {
 }
 
 func (c *Cluster) shared() []string {
-	return []string{"--nats", "nats://" + c.nats.at, "--partitions", fmt.Sprint(c.Partitions)}
+	return []string{"--nats", c.natsURL(), "--partitions", fmt.Sprint(c.Partitions)}
 }
 
 // StartGateway launches a gateway, which may not be ready yet.
@@ -120,6 +120,21 @@ func (c *Cluster) StartGateway() error {
 	defer c.mu.Unlock()
 	c.gateway = p
 	return nil
+}
+
+// awaitGateway waits until the gateway is ready. One that has ended is started
+// again, as whoever runs it would: a start from which NATS is taken away gives up.
+func (c *Cluster) awaitGateway(ctx context.Context) error {
+	for {
+		p := c.Gateway()
+		err := p.Await(ctx)
+		if err == nil || ctx.Err() != nil || !p.hasEnded() {
+			return err
+		}
+		if err := c.StartGateway(); err != nil {
+			return err
+		}
+	}
 }
 
 // Gateway is the one that runs.
@@ -137,6 +152,8 @@ func (c *Cluster) gatewayNode() (*fleet.Node, error) {
 	}
 	return p.find()
 }
+
+func (c *Cluster) natsURL() string { return "nats://" + c.nats.at }
 
 // KillGateway ends it with -9.
 func (c *Cluster) KillGateway() {

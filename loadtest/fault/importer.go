@@ -14,7 +14,7 @@ import (
 // importing appends to the log itself what arrived in other months, so that one
 // block of the writer spans several partitions of ClickHouse.
 func (s *Senders) importing(ctx context.Context, r *rand.Rand) {
-	nc, err := nats.Connect("nats://"+s.cluster.nats.at, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	nc, err := nats.Connect(s.to.natsURL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		s.bad.Store(&err)
 		return

@@ -18,6 +18,7 @@ import (
 // did is held against what the node says of it.
 type CommandCampaign struct {
 	Tacho, Dir string
+	Apart      bool // a gateway and a projector in processes of their own, killed by turns, instead of one node
 	Cars       int
 	Commands   int
 	Rate       float64 // commands a second
@@ -25,7 +26,7 @@ type CommandCampaign struct {
 	Seed       uint64
 	Say        func(format string, args ...any)
 
-	node   atomic.Pointer[fleet.Node]
+	stage  stage
 	cars   []*fleet.Obeyer
 	mu     sync.Mutex
 	orders []*fleet.Order
@@ -68,21 +69,18 @@ const (
 // Run returns the verdict; an error is what kept it from judging.
 func (c *CommandCampaign) Run(ctx context.Context) (v Obedience, err error) {
 	fail := func(err error) (Obedience, error) { return v, fmt.Errorf("commands: seed %d: %w", c.Seed, err) }
-	p, err := Start(ctx, c.Tacho, c.Dir, nil)
-	if err != nil {
+	if c.stage, err = c.set(); err != nil {
 		return fail(err)
 	}
-	defer func() {
-		if p != nil {
-			p.Kill()
-		}
-	}()
-	c.node.Store(p.Node)
+	defer c.stage.abandon()
+	if err := c.stage.start(ctx); err != nil {
+		return fail(err)
+	}
 	names := make([]string, c.Cars)
 	for i := range names {
 		names[i] = fmt.Sprintf("car-%d", i)
 	}
-	tokens, err := p.Node.Tokens(ctx, names)
+	tokens, err := c.stage.nodes()[0].Tokens(ctx, names)
 	if err != nil {
 		return fail(err)
 	}
@@ -94,12 +92,12 @@ func (c *CommandCampaign) Run(ctx context.Context) (v Obedience, err error) {
 		car := &fleet.Obeyer{Name: name, Token: tokens[name], Dedupes: i%2 == 0}
 		c.cars = append(c.cars, car)
 		on.Go(func() {
-			car.Live(driving, func() string { return c.node.Load().MQTT }, &calm, c.Seed*1_000_003+uint64(i))
+			car.Live(driving, c.stage.mqtt, &calm, c.Seed*1_000_003+uint64(i))
 		})
 	}
 	ordered := make(chan struct{})
 	go func() { defer close(ordered); c.order(driving) }()
-	if p, err = c.killing(ctx, p, ordered); err != nil {
+	if err := c.killing(ctx, ordered); err != nil {
 		return fail(err)
 	}
 	<-ordered
@@ -107,13 +105,13 @@ func (c *CommandCampaign) Run(ctx context.Context) (v Obedience, err error) {
 	if err := c.settle(ctx); err != nil {
 		return fail(err)
 	}
-	if v, err = c.judge(ctx, p.Node); err != nil {
+	if v, err = c.judge(ctx, c.stage.tables()); err != nil {
 		return fail(err)
 	}
 	park()
 	on.Wait()
 	for end := time.Now().Add(time.Minute); ; {
-		if v.Ghosts, err = p.Node.Connected(ctx); err != nil || v.Ghosts == 0 || time.Now().After(end) {
+		if v.Ghosts, err = c.stage.nodes()[0].Connected(ctx); err != nil || v.Ghosts == 0 || time.Now().After(end) {
 			break
 		}
 		if err = pause(ctx, 200*time.Millisecond); err != nil {
@@ -123,9 +121,7 @@ func (c *CommandCampaign) Run(ctx context.Context) (v Obedience, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	node := p
-	p = nil
-	return v, node.Stop()
+	return v, c.stage.stop()
 }
 
 // order asks for all commands at the given rate, each until the node has said
@@ -152,14 +148,16 @@ func (c *CommandCampaign) order(ctx context.Context) {
 }
 
 func (c *CommandCampaign) ask(ctx context.Context, o *fleet.Order, within time.Duration, cancel bool) {
-	for ctx.Err() == nil {
-		status, err := c.node.Load().Order(ctx, o, within, answerIn)
+	for try := 0; ctx.Err() == nil; try++ {
+		nodes := c.stage.nodes()
+		node := nodes[(o.N+try)%len(nodes)]
+		status, err := node.Order(ctx, o, within, answerIn)
 		if err == nil {
 			c.mu.Lock()
 			c.orders = append(c.orders, o)
 			c.mu.Unlock()
 			if cancel {
-				_ = c.node.Load().Cancel(ctx, o) // it may be over, or nobody there
+				_ = node.Cancel(ctx, o) // it may be over, or nobody there
 			}
 			return
 		}
@@ -176,33 +174,26 @@ func (c *CommandCampaign) ask(ctx context.Context, o *fleet.Order, within time.D
 
 func sleepy(ctx context.Context) error { return pause(ctx, 50*time.Millisecond) }
 
-// killing kills the node while orders go out, and returns the one that lives.
-func (c *CommandCampaign) killing(ctx context.Context, p *Process, ordered <-chan struct{}) (*Process, error) {
+// killing kills while orders go out.
+func (c *CommandCampaign) killing(ctx context.Context, ordered <-chan struct{}) error {
 	r := rand.New(rand.NewPCG(c.Seed, 9))
 	for kill := range c.Kills {
-		wait, whole := time.Duration(500+r.IntN(3000))*time.Millisecond, r.IntN(3) > 0
+		wait, dice := time.Duration(500+r.IntN(3000))*time.Millisecond, r.IntN(3)
 		select {
 		case <-time.After(wait):
 		case <-ordered:
 			c.Say("%d of %d kills: the commands are out", kill, c.Kills)
-			return p, nil
+			return nil
 		case <-ctx.Done():
-			return p, ctx.Err()
+			return ctx.Err()
 		}
-		if !whole {
-			c.Say("kill %d: ClickHouse, %v", kill, p.KillEngine())
-			continue
-		}
-		p.Kill()
-		c.Say("kill %d: the node", kill)
-		next, err := Start(ctx, c.Tacho, c.Dir, nil)
+		what, err := c.stage.kill(ctx, kill, dice)
+		c.Say("kill %d: %s", kill, what)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		p = next
-		c.node.Store(p.Node)
 	}
-	return p, nil
+	return nil
 }
 
 // settle waits until nothing can change any more: all deadlines have passed,

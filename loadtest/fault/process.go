@@ -89,6 +89,16 @@ func (p *Process) Await(ctx context.Context) (err error) {
 // find returns where the node listens, before it is ready too.
 func (p *Process) find() (*fleet.Node, error) { return fleet.Find(p.Dir) }
 
+func (p *Process) hasEnded() bool {
+	select {
+	case end := <-p.exited:
+		p.exited <- end
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill ends everything at once, as kill -9 does: the node and, in groups of
 // their own, the children it started. It returns when they are gone: a dying
 // child may still write files.

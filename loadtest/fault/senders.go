@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/loadtest/fleet"
 	"github.com/tachograph/tachograph/loadtest/ledger"
 )
 
@@ -22,7 +23,7 @@ import (
 // stop, each message again and again until it is acknowledged, and knows what
 // was. One of them imports: its messages arrived months ago.
 type Senders struct {
-	cluster *Cluster
+	to      receiver
 	tokens  map[string]string
 	version atomic.Int64 // newest of the schema climate
 	clock   atomic.Int64 // ms, of the devices
@@ -33,6 +34,12 @@ type Senders struct {
 	resty sync.WaitGroup
 	stop  context.CancelFunc
 	bad   atomic.Pointer[error]
+}
+
+// A receiver is where senders send to; its addresses may change.
+type receiver interface {
+	gatewayNode() (*fleet.Node, error)
+	natsURL() string
 }
 
 // Message types. climate grows by a field with each version; meter has integers.
@@ -54,10 +61,13 @@ func climateSchema(version int64) string {
 const meterSchema = `syntax = "proto3"; import "google/protobuf/timestamp.proto"; message Meter { google.protobuf.Timestamp time = 1; optional int64 total = 2; optional uint32 ticks = 3; }`
 
 // NewSenders registers devices and schemas.
-func NewSenders(ctx context.Context, c *Cluster) (*Senders, error) {
-	s := &Senders{cluster: c, tokens: map[string]string{}}
+func NewSenders(ctx context.Context, to receiver) (*Senders, error) {
+	s := &Senders{to: to, tokens: map[string]string{}}
 	s.clock.Store(1_700_000_000_000)
-	node := c.Gateway().Node
+	node, err := to.gatewayNode()
+	if err != nil {
+		return nil, err
+	}
 	for i := range cars {
 		device := fmt.Sprintf("car-%d", i)
 		token, err := node.Register(ctx, device)
@@ -75,7 +85,7 @@ func NewSenders(ctx context.Context, c *Cluster) (*Senders, error) {
 func (s *Senders) register(ctx context.Context, name, text string) error {
 	for {
 		err := errors.New("there is no gateway")
-		if node, ferr := s.cluster.gatewayNode(); ferr == nil {
+		if node, ferr := s.to.gatewayNode(); ferr == nil {
 			err = call(ctx, node, http.MethodPost, "/v1/schemas?name="+name, []byte(text), nil)
 		}
 		if err == nil {
@@ -204,7 +214,7 @@ const unreadable = "never"
 
 // post sends a batch as NDJSON; true if all of it was acknowledged.
 func (s *Senders) post(ctx context.Context, device, typ string, batch [][]byte) bool {
-	node, err := s.cluster.gatewayNode()
+	node, err := s.to.gatewayNode()
 	if err != nil {
 		return false
 	}

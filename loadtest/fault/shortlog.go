@@ -48,7 +48,7 @@ func (t *Trial) shorten(ctx context.Context, r *rand.Rand) error {
 		return err
 	}
 	// Others take the places of what is gone: fewer than that, or more.
-	ghosts := &Senders{cluster: c, tokens: t.Senders.tokens}
+	ghosts := &Senders{to: c, tokens: t.Senders.tokens}
 	ghosts.clock.Store(1_600_000_000_000)
 	ghosts.version.Store(1)
 	ghosts.Begin(ctx, r.Uint64())

@@ -18,13 +18,16 @@ import (
 	"github.com/tachograph/tachograph/loadtest/ledger"
 )
 
+// builds is where the program is built; "" before.
+var builds string
+
 // tacho builds the program once for all tests of the package.
 var tacho = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "tacho-fault-")
-	if err != nil {
+	var err error
+	if builds, err = os.MkdirTemp("", "tacho-fault-"); err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "tacho")
+	out := filepath.Join(builds, "tacho")
 	cmd := exec.Command("go", "build", "-o", out, "./cmd/tacho")
 	cmd.Dir = "../../services"
 	if b, err := cmd.CombinedOutput(); err != nil {
@@ -36,14 +39,19 @@ var tacho = sync.OnceValues(func() (string, error) {
 func TestMain(m *testing.M) {
 	MaybeNATS()
 	code := m.Run()
-	if path, err := tacho(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	if builds != "" {
+		os.RemoveAll(builds)
 	}
 	os.Exit(code)
 }
 
+// program is for what happens in processes of their own. The race detector, for
+// which the short tests are there, would see none of it.
 func program(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("processes of their own, made without the race detector: make test runs this")
+	}
 	path, err := tacho()
 	if err != nil {
 		t.Fatal(err)
@@ -234,9 +242,6 @@ func TestTheTraceShowsWhenItIsNotSynced(t *testing.T) {
 // TestKilled kills a node again and again, whole and in part.
 func TestKilled(t *testing.T) {
 	c := Campaign{Tacho: program(t), Dir: filepath.Join(t.TempDir(), "data"), Fixes: someFixes(), Runs: 8, Seed: 7, Say: t.Logf}
-	if testing.Short() {
-		c.Runs = 3
-	}
 	t.Logf("seed %d", c.Seed)
 	v, err := c.Run(t.Context())
 	if t.Log(v); err != nil || !v.Good() {

@@ -94,7 +94,7 @@ func (t *Trial) heal(ctx context.Context) error {
 	t.Cluster.proxy.Become(healthy)
 	ctx, cancel := context.WithTimeoutCause(ctx, healing, fmt.Errorf("%s are over", healing))
 	defer cancel()
-	if err := errors.Join(t.Cluster.awaitEngine(ctx), t.Cluster.Gateway().Await(ctx), t.Cluster.awaitWriter(ctx)); err != nil {
+	if err := errors.Join(t.Cluster.awaitEngine(ctx), t.Cluster.awaitGateway(ctx), t.Cluster.awaitWriter(ctx)); err != nil {
 		return fmt.Errorf("heal: %w", err)
 	}
 	return nil

@@ -28,6 +28,7 @@ type Node struct {
 	HTTP                   string `json:"http"`
 	NATS                   string `json:"nats"`
 	ClickHouseHTTP         string `json:"clickhouse_http"`
+	ClickHouseNative       string `json:"clickhouse_native"`
 	ClickHouseUser         string `json:"clickhouse_user"`
 	ClickHousePasswordFile string `json:"clickhouse_password_file"`
 	NATSUser               string `json:"nats_user"`
@@ -43,7 +44,7 @@ func Find(dir string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, addr := range []string{n.MQTT, n.HTTP, n.NATS, n.ClickHouseHTTP} {
+	for _, addr := range []string{n.MQTT, n.HTTP, n.NATS, n.ClickHouseHTTP, n.ClickHouseNative} {
 		if addr == "" {
 			continue // that process does not run it
 		}
@@ -147,6 +148,12 @@ func (n *Node) Register(ctx context.Context, device string) (token string, err e
 		err = errors.New("no token in the answer")
 	}
 	return answer.Token, err
+}
+
+// AddSchema registers a message type.
+func (n *Node) AddSchema(ctx context.Context, name, source string) error {
+	_, err := n.call(ctx, http.MethodPost, "/v1/schemas", map[string]string{"name": name, "text": source}, nil)
+	return err
 }
 
 // Query asks ClickHouse as the analyst and returns its short answer as text.

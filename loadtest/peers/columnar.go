@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,9 +25,6 @@ type ColumnarResult struct {
 	Drains   []float64 `json:"drains"`
 	Inserts  []float64 `json:"bare_inserts"`
 }
-
-// blockRows is where ClickHouse has its best insert rate.
-const blockRows = 100_000
 
 // Columnar fills a log once, with the gateway alone. Then, count times, it lets
 // a node with an empty ClickHouse drain it, and inserts as many ready-made rows.
@@ -53,19 +49,6 @@ func Columnar(ctx context.Context, program, dir string, messages, count int) (r 
 	}
 	r.Drain, r.Insert = Median(r.Drains), Median(r.Inserts)
 	return r, nil
-}
-
-// Median of some figures, 0 of none.
-func Median(of []float64) float64 {
-	s := slices.Sorted(slices.Values(of))
-	switch n := len(s); {
-	case n == 0:
-		return 0
-	case n%2 == 0:
-		return (s[n/2-1] + s[n/2]) / 2
-	default:
-		return s[n/2]
-	}
 }
 
 func prefill(ctx context.Context, program, dir string, messages int) (err error) {

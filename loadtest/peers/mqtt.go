@@ -20,10 +20,12 @@ type Flood struct {
 	Devices  []string
 	Login    func(device string) (user, password string)
 	Topic    func(device string) string
+	Form     Form
 	Window   int           // unacknowledged messages of a connection
 	Messages int           // ends after so many in all
 	Limit    time.Duration // or so long
 	Start    time.Time     // device time of the first messages; now by default
+	Rate     float64       // messages a second that fall due, answered or not, stamped with their time; 0: as many as are acknowledged
 }
 
 // A Result is what came of a flood.
@@ -70,9 +72,10 @@ func (f Flood) Connect(ctx context.Context) (_ *Crowd, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("flood: device %s: %w", id, err)
 		}
-		c.devices = append(c.devices, &device{file: file, fd: int(file.Fd()), ring: newRing(f.Topic(id), f.Start, f.Window), window: f.Window})
+		c.devices = append(c.devices, &device{file: file, fd: int(file.Fd()), ring: newRing(f.Form, f.Topic(id), f.Start, f.Window), window: f.Window})
+		c.devices[len(c.devices)-1].ring.live = f.Rate > 0
 	}
-	if c.loop, err = newLoop(c.devices, f.Messages); err != nil {
+	if c.loop, err = newLoop(c.devices, f.Messages, f.Rate); err != nil {
 		return nil, fmt.Errorf("flood: %w", err)
 	}
 	return c, nil

@@ -26,13 +26,14 @@ const childEnv = "TACHO_PEER_NATS"
 const natsStream = "TELEMETRY"
 
 // NATS is a plain nats-server with JetStream on files and its own MQTT
-// listener, and a stream of the same shape as the gateway's on the subjects
-// that MQTT topics map to.
+// listener, and, with CreateStream, a stream of the same shape as the gateway's
+// on the subjects that MQTT topics map to.
 type NATS struct {
 	*child
 	URL, MQTT string
 
 	conn   *nats.Conn
+	js     jetstream.JetStream
 	stream jetstream.Stream
 }
 
@@ -51,7 +52,7 @@ func MaybeChild() {
 }
 
 func serveNATS(dir string) error {
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "peer", JetStream: true, StoreDir: dir}
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, ServerName: "peer", JetStream: true, StoreDir: dir, MaxPayload: 2 << 20}
 	o.MQTT.Host, o.MQTT.Port = "127.0.0.1", server.RANDOM_PORT
 	// As good as it gets: its default queues drop what comes too fast.
 	o.StreamMaxBufferedMsgs, o.StreamMaxBufferedSize = 1_000_000, 512<<20
@@ -75,7 +76,7 @@ func serveNATS(dir string) error {
 }
 
 // StartNATS starts the server as a child of this program, which must call
-// MaybeChild when it gets args, and creates the stream.
+// MaybeChild when it gets args.
 func StartNATS(ctx context.Context, dir string, args ...string) (_ *NATS, err error) {
 	defer func() {
 		if err != nil {
@@ -125,12 +126,21 @@ func StartNATS(ctx context.Context, dir string, args ...string) (_ *NATS, err er
 	if err != nil {
 		return nil, err
 	}
-	n.stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+	n.js = js
+	return n, nil
+}
+
+// CreateStream makes the stream for those who publish without a gateway.
+func (n *NATS) CreateStream(ctx context.Context) (err error) {
+	n.stream, err = n.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: natsStream, Subjects: []string{"in.*.*.*.*"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
 		AllowDirect: true, AllowAtomicPublish: true, AllowBatchPublish: true,
 		RePublish: &jetstream.RePublish{Source: "in.*.*.*.*", Destination: "tacho.telemetry.{{wildcard(2)}}.{{wildcard(3)}}"},
 	})
-	return n, err
+	if err != nil {
+		err = fmt.Errorf("nats-server: %w", err)
+	}
+	return err
 }
 
 // Stop ends the server.
@@ -179,7 +189,7 @@ func (n *NATS) Publish(ctx context.Context, devices []string, messages int, limi
 		if i%1024 == 0 && time.Since(began) > limit {
 			break
 		}
-		f, err := js.PublishAsync(subjects[i%len(subjects)], Payload(began, i/len(subjects)), jetstream.WithStallWait(drain))
+		f, err := js.PublishAsync(subjects[i%len(subjects)], Small.Payload(began, i/len(subjects)), jetstream.WithStallWait(drain))
 		if err != nil {
 			return Result{}, fmt.Errorf("publish: %w", err)
 		}

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 func TestPayloadIsAMessageOf125BytesWithItsOwnTime(t *testing.T) {
 	start := time.UnixMilli(1_799_999_999_999)
 	for n := range 3 {
-		b := Payload(start, n)
+		b := Small.Payload(start, n)
 		var m struct {
 			Time      int64
 			Longitude float64
@@ -35,7 +35,7 @@ func TestPayloadIsAMessageOf125BytesWithItsOwnTime(t *testing.T) {
 
 func TestRingWritesOverWhatDiffers(t *testing.T) {
 	start := time.UnixMilli(1_799_999_999_998)
-	r := newRing("telemetry/position", start, 3)
+	r := newRing(Small, "telemetry/position", start, 3)
 	r.id = 65533
 	var ids []uint16
 	seen := map[string]bool{}
@@ -44,7 +44,7 @@ func TestRingWritesOverWhatDiffers(t *testing.T) {
 		for range n {
 			id, topic, payload := readPublish(t, in)
 			ids = append(ids, id)
-			if topic != "telemetry/position" || !bytes.Equal(payload, Payload(start, len(seen))) {
+			if topic != "telemetry/position" || !bytes.Equal(payload, Small.Payload(start, len(seen))) {
 				t.Fatalf("message %d: %s %s", len(seen), topic, payload)
 			}
 			seen[string(payload)] = true
@@ -154,6 +154,9 @@ func TestAgainstNATSServer(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	if err := n.CreateStream(ctx); err != nil {
+		t.Fatal(err)
+	}
 	devices := []string{"car-1", "car-2", "car-3"}
 	f := Flood{Addr: n.MQTT, Devices: devices, Login: n.Login, Topic: n.Topic, Window: 7, Messages: 1000, Limit: 10 * time.Second}
 	r, err := f.Run(ctx)

@@ -24,7 +24,9 @@ type benchCommand struct {
 	Messages int      `help:"Most messages of a run." default:"200000"`
 	Seconds  float64  `help:"Longest publishing of a run." default:"4"`
 	Rows     int      `help:"Messages for ClickHouse; 0 leaves it out." default:"1000000"`
-	Only     []string `help:"Leave out the rest: ${enum}." enum:"disk,os,fast,nats,bare,columnar" placeholder:"WHAT"`
+	Log      int      `help:"Messages in the log for the ways from there into ClickHouse; 0 leaves them out." default:"500000"`
+	Telegraf string   `help:"The telegraf program, for one of these ways; make telegraf builds it." type:"existingfile" placeholder:"FILE"`
+	Only     []string `help:"Leave out the rest: ${enum}." enum:"disk,os,fast,nats,bare,columnar,json,protobuf,layouts,decode" placeholder:"WHAT"`
 	JSON     bool     `name:"json" help:"Print JSON instead of the table."`
 }
 
@@ -75,12 +77,15 @@ type benchReport struct {
 	Machine  string                `json:"machine"`
 	Accept   []line                `json:"accept"`
 	Columnar *peers.ColumnarResult `json:"columnar,omitempty"`
+	Ways     []peers.Way           `json:"ways,omitempty"`
+	Layouts  []peers.Layout        `json:"layouts,omitempty"`
+	Decoding []peers.Decoding      `json:"decoding,omitempty"`
 }
 
 func (c *benchCommand) Run(ctx context.Context) error {
 	peers.MaybeChild()
-	if c.Count < 1 || c.Messages < 1 || c.Seconds <= 0 || c.Rows < 0 {
-		return fmt.Errorf("bench: count %d, messages %d, seconds %v, rows %d", c.Count, c.Messages, c.Seconds, c.Rows)
+	if c.Count < 1 || c.Messages < 1 || c.Seconds <= 0 || c.Rows < 0 || c.Log < 0 {
+		return fmt.Errorf("bench: count %d, messages %d, seconds %v, rows %d, log %d", c.Count, c.Messages, c.Seconds, c.Rows, c.Log)
 	}
 	dir, err := os.MkdirTemp(c.Dir, "fleet-bench-")
 	if err != nil {
@@ -115,6 +120,9 @@ func (c *benchCommand) Run(ctx context.Context) error {
 			return fmt.Errorf("bench: columnar: %w", err)
 		}
 		report.Columnar = &r
+	}
+	if err := c.log(ctx, dir, &report); err != nil {
+		return fmt.Errorf("bench: %w", err)
 	}
 	if c.JSON {
 		out := json.NewEncoder(os.Stdout)
@@ -152,6 +160,9 @@ func (c *benchCommand) accept(ctx context.Context, dir, target string, got map[s
 			return err
 		}
 		server = n
+		if err := n.CreateStream(ctx); err != nil {
+			return errors.Join(err, n.Stop())
+		}
 		flood.Addr, flood.Login, flood.Topic = n.MQTT, n.Login, n.Topic
 		if target == "bare" {
 			prepare = func(s shape) (func(context.Context) (peers.Result, error), func(), error) {
@@ -334,6 +345,9 @@ func (r benchReport) print(w io.Writer) error {
 		fmt.Fprintf(tab, "columnar draining the log\t%.0f\t%.0f\t%.0f\t%s\t\n", c.Drain, slices.Min(c.Drains), slices.Max(c.Drains), ratio(c.Drain/c.Insert))
 		fmt.Fprintf(tab, "bare clickhouse-go insert, ready-made blocks of 100,000\t%.0f\t%.0f\t%.0f\t%s\t\n", c.Insert, slices.Min(c.Inserts), slices.Max(c.Inserts), ratio(1))
 	}
+	printWays(tab, r.Ways)
+	printLayouts(tab, r.Layouts)
+	printDecoding(tab, r.Decoding)
 	return tab.Flush()
 }
 

@@ -23,7 +23,10 @@ type commands struct {
 	Fault     faultCommand     `cmd:"" help:"Kill a node with -9 again and again, then judge."`
 	Trials    trialsCommand    `cmd:"" help:"A cluster of processes that are killed, paused, doubled and cut off by seed; every table and roll-up is judged."`
 	Commands  commandsCommand  `cmd:"" help:"Cars that come and go obey a node that is killed again and again, then judge."`
+	Replays   replaysCommand   `cmd:"" help:"Make histories, and everything of them anew in every way, with kills in the middle; each row and document must be the same."`
 	Bench     benchCommand     `cmd:"" help:"Ratios of this machine: the gateway and ClickHouse beside their peers."`
+	Parts     partsCommand     `cmd:"" help:"A steady load of 1, 10 and 100 message types: active parts of each table, inserts and merges over time."`
+	Delay     delayCommand     `cmd:"" help:"How long after its acknowledgement a message can be queried, at 10, 50 and 90 % of the sustained rate."`
 	CheckData checkDataCommand `cmd:"" help:"Hold the recorded drives to their known facts."`
 }
 
