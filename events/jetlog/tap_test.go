@@ -86,6 +86,7 @@ func isTapped(t *testing.T, l *Log) bool {
 // TestTapped reads the same log over connections of all kinds, several readers of
 // each at once.
 func TestTapped(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	certificate, roots := selfSigned(t)
 	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true, MaxPayload: 8 << 20,

@@ -62,7 +62,7 @@ func divided(t *testing.T, divide Divide, l events.Log, n int) events.Log {
 // historyOverSeams: a log that is split twice has each device's events, those of
 // before where they were, and reads them in order from any of them up to any.
 func historyOverSeams(t *testing.T, open Open, divide Divide) {
-	for _, counts := range [][]int{{1, 4, 12}, {2, 4, 256}, {3, 6}} {
+	for _, counts := range [][]int{{1, 4, 12}, {2, 4, 32}, {3, 6}} {
 		l := open(t, counts[0])
 		before := map[string][]events.Event{}
 		n := 0
