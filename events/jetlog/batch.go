@@ -163,6 +163,10 @@ func (c *committer) sendAtomic(b *batch) error {
 	}
 }
 
+// errTorn: not all messages of an atomic batch reached the stream, so it took none.
+// That is the fault of none of them, but of one that it takes no longer (see moved).
+var errTorn = errors.New("the batch reached the server in part")
+
 // refusal maps the server's error codes to what a caller can act on.
 func refusal(err *jetstream.APIError) error {
 	switch err.ErrorCode {
@@ -170,6 +174,8 @@ func refusal(err *jetstream.APIError) error {
 		return fmt.Errorf("%w: %s", events.ErrFull, err.Description)
 	case 10054: // message size exceeds maximum
 		return fmt.Errorf("%w: %s", events.ErrTooLarge, err.Description)
+	case 10175, 10176: // messages of an atomic batch are missing
+		return fmt.Errorf("%w (%d): %s", errTorn, err.ErrorCode, err.Description)
 	default:
 		return fmt.Errorf("refused by the server (%d): %s", err.ErrorCode, err.Description)
 	}

@@ -209,7 +209,6 @@ func TestNothingIsSaidBeforeTheSync(t *testing.T) {
 // TestServerComesAndGoes restarts the server under load on the same port: every
 // event is acknowledged in the end, and none is in the log twice.
 func TestServerComesAndGoes(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, dir, false)
 	port := s.Addr().String()

@@ -27,13 +27,14 @@ func (c *committer) mend(b *batch) {
 	err := b.err
 	var giveUp <-chan time.Time
 	for attempt := 0; len(missing) > 0; attempt++ {
+		alone := false
 		if c.isStopping() && giveUp == nil {
 			giveUp = time.After(resolveTimeout)
 		}
 		select {
 		case <-giveUp:
 			for _, i := range missing {
-				b.outcomes[i] = fmt.Errorf("%w: %w", events.ErrUnknown, err)
+				b.outcomes[i] = errors.Join(events.ErrUnknown, err)
 			}
 			return
 		default:
@@ -53,11 +54,13 @@ func (c *committer) mend(b *batch) {
 				continue
 			}
 			missing = c.refuseMoved(b, still)
-		case attempt > 0: // alone it may be refused for a reason of its own
+		case attempt > 0 || errors.Is(err, errTorn): // alone it may be refused for a reason of its own
 			time.Sleep(min(time.Duration(attempt)*50*time.Millisecond, 2*time.Second))
+			before := len(missing)
 			missing = c.refuseMoved(b, missing)
+			alone = errors.Is(err, errTorn) && len(missing) == before
 		}
-		missing, err = c.sendAgain(b, missing)
+		missing, err = c.sendAgain(b, missing, alone)
 	}
 }
 
@@ -67,15 +70,19 @@ func (c *committer) isStopping() bool {
 	return c.stopping
 }
 
-// sendAgain sends what is missing as a batch of its own and returns what is
-// still missing. A first event that is refused twice is refused to its sender,
-// so that it can't hold up the others.
-func (c *committer) sendAgain(b *batch, missing []int) ([]int, error) {
+// sendAgain sends what is missing, or of it only the first, as a batch of its own
+// and returns what is still missing. A first event that is refused twice is refused
+// to its sender, so that it can't hold up the others.
+func (c *committer) sendAgain(b *batch, missing []int, alone bool) ([]int, error) {
 	if len(missing) == 0 {
 		return nil, nil
 	}
 	part := &batch{id: b.id + "r" + fmt.Sprint(len(missing)), answered: make(chan struct{})}
-	for _, i := range missing {
+	sent := missing
+	if alone {
+		sent = missing[:1]
+	}
+	for _, i := range sent {
 		part.items = append(part.items, b.items[i])
 	}
 	c.register(part)
@@ -86,10 +93,11 @@ func (c *committer) sendAgain(b *batch, missing []int) ([]int, error) {
 	part.wait()
 	if part.err == nil {
 		c.confirmed = max(c.confirmed, part.seq)
-		return nil, nil
+		return missing[len(sent):], nil
 	}
 	rest := missing[part.stored:]
-	if part.stored == 0 && !errors.Is(part.err, events.ErrUnknown) && !errors.Is(part.err, events.ErrFull) {
+	torn := len(sent) > 1 && errors.Is(part.err, errTorn)
+	if part.stored == 0 && !torn && !errors.Is(part.err, events.ErrUnknown) && !errors.Is(part.err, events.ErrFull) {
 		b.outcomes[rest[0]] = part.err
 		rest = rest[1:]
 	}

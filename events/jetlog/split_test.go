@@ -1,6 +1,7 @@
 package jetlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,7 @@ func TestSplitUnderWriters(t *testing.T) {
 					}
 					there[e.ID]++
 					var n int
-					if _, err := fmt.Sscanf(string(e.Payload[len(e.Payload)-len(fmt.Sprintf(`%d}`, last+1)):]), "%d}", &n); err != nil || n <= last {
+					if _, err := fmt.Sscanf(string(e.Payload[bytes.LastIndexByte(e.Payload, ':')+1:]), "%d}", &n); err != nil || n <= last {
 						t.Errorf("%s: %s after %d: %v", device, e.Payload, last, err)
 					}
 					last = n
