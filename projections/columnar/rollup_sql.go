@@ -12,14 +12,21 @@ import (
 const position = "bitOr(bitShiftLeft(toUInt64(_epoch), 48), _seq)"
 
 // place orders a device's samples in one number: by the device's clock in
-// microseconds (56 bits, 2^55 is 1970), then by their place in the log (47 bits
-// of sequence, 22 of sample). 64 bits below it are for the value.
+// microseconds (56 bits, 2^55 is 1970), then by their place in the log (5 bits of
+// epoch, 42 of sequence, 22 of sample). 64 bits below it are for the value.
+//
+// Buckets of several partitions are added together where the log was split: the later
+// one's epoch is the next, its sequences begin anew. The first epoch is 0 here, as in
+// tables of releases that left it out; all from the 32nd on are one.
 const (
-	placeShift = 64 + 22 + 47
-	placeBias  = 1 << 55
+	sequenceBits = 42
+	epochBits    = 5
+	placeShift   = 64 + 22 + sequenceBits + epochBits
+	placeBias    = 1 << 55
 )
 
-var place = fmt.Sprintf("bitShiftLeft(toUInt256(toUnixTimestamp64Micro(time) + %d), %d) + bitShiftLeft(toUInt256(_seq), %d) + bitShiftLeft(toUInt256(_row), 64)", placeBias, placeShift, 64+22)
+var place = fmt.Sprintf("bitShiftLeft(toUInt256(toUnixTimestamp64Micro(time) + %d), %d) + bitShiftLeft(toUInt256(_seq + bitShiftLeft(toUInt64(least(greatest(_epoch, 1), %d) - 1), %d)), %d) + bitShiftLeft(toUInt256(_row), 64)",
+	placeBias, placeShift, 1<<epochBits, sequenceBits, 64+22)
 
 func asNumber(p events.Position) uint64 { return uint64(p.Epoch)<<48 | p.Seq }
 

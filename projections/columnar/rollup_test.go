@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -218,7 +219,7 @@ func TestRollUpsOutliveSamples(t *testing.T) {
 
 // TestRollUpsOfWholeNumbers: integers are as they were beyond 2^53, in a column
 // that gets wider, in one that comes later, and at times before 1970; of two
-// samples at the same time the later in the log is the last.
+// samples at the same time the later in the log is the last, also over a split.
 func TestRollUpsOfWholeNumbers(t *testing.T) {
 	s := &rollUpSite{bench: newBench(t)}
 	w, stop := s.rolledWriter(nil)
@@ -241,6 +242,21 @@ func TestRollUpsOfWholeNumbers(t *testing.T) {
 		"('1950-05-01 00:00:00',1,9223372036854775807,9223372036854775807,9223372036854775807,'1950-05-01 00:00:59.000000',NULL,NULL,NULL,NULL) "+
 			"('2024-01-01 00:00:00',3,-9007199254740993,4294967295,7,'2024-01-01 00:00:01.000000',18446744073709551615,18446744073709551614,18446744073709552000,-0.25)")
 	s.expect("SELECT signal, count, min, max, avg, last FROM tacho.meter_1h WHERE device = 'car' AND time > '2000-01-01' AND signal = 'level'", "('level',1,-0.25,-0.25,-0.25,-0.25)")
+
+	mover := "car-0"
+	for n := 1; events.NewLayout(2).PartitionOf(events.Slot(mover)) == 0; n++ {
+		mover = fmt.Sprint("car-", n)
+	}
+	s.send(mover, "meter", `{"time":"2024-01-01T00:00:01Z","turns":8}`)
+	s.settle(w)
+	if err := errors.Join(stop(), s.log.Split(2)); err != nil {
+		t.Fatal(err)
+	}
+	s.send(mover, "meter", `{"time":"2024-01-01T00:00:01Z","turns":7}`) // another partition's first
+	w, stop = s.start(1, nil)
+	s.await(w)
+	s.awaitRollUps()
+	s.expect(fmt.Sprintf("SELECT turns_count, turns_max, turns_last FROM tacho.meter_1m_wide WHERE device = '%s'", mover), "(2,8,7)")
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
