@@ -175,7 +175,7 @@ func (a *api) bulk(r *http.Request, req commands.Request) bulkResult {
 }
 
 func (a *api) listCommands(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r, "limit")
+	q, err := parseQuery(r, "limit", "at")
 	if err != nil {
 		return err
 	}
@@ -183,14 +183,26 @@ func (a *api) listCommands(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	at, err := q.moment("at")
+	if err != nil {
+		return err
+	}
 	d, err := a.device(r)
 	if err != nil {
 		return err
 	}
+	var all []commands.View
+	if q.has("at") {
+		if all, err = a.pastCommands(w, r, d.ID, at, limit); err != nil {
+			return err
+		}
+	} else {
+		all = a.commands.List(d.ID, limit)
+	}
 	answer := struct {
 		Commands []commandDoc `json:"commands"`
 	}{[]commandDoc{}}
-	for _, v := range a.commands.List(d.ID, limit) {
+	for _, v := range all {
 		answer.Commands = append(answer.Commands, commandOf(v, false))
 	}
 	return writeJSON(w, http.StatusOK, answer)

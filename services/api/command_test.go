@@ -203,6 +203,73 @@ func TestCommandAt(t *testing.T) {
 	f.refused(call{method: "GET", path: path + "?at=2026-05-01T09:59:59Z", token: "admin"}, problem.CommandNotFound)
 }
 
+// TestCommandsAt: the list of an earlier moment has what there was, in the state of
+// then, at one device.
+func TestCommandsAt(t *testing.T) {
+	f := newFixture(t)
+	f.addDevice("car-1")
+	f.addDevice("car-2")
+	const list = "/v1/devices/car-1/commands"
+	start := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
+	at := func(minutes int) { now := start.Add(time.Duration(minutes) * time.Minute); f.now.Store(&now) }
+	order := func(device, name string) (c commandDoc) {
+		t.Helper()
+		f.answered(call{method: "POST", path: "/v1/devices/" + device + "/commands", token: "admin", body: `{"name":"` + name + `","policy":"until_deadline","deadline":"1h"}`}, 201, &c)
+		return c
+	}
+	at(0)
+	lock := order("car-1", "lock")
+	at(1)
+	order("car-2", "honk")
+	at(2)
+	order("car-1", "unlock")
+	at(3)
+	sent(t, f, lock.ID)
+	at(4)
+	answered(t, f, lock.ID)
+	for moment, want := range map[string]string{
+		"2026-05-01T09:59:59Z":         "",
+		"2026-05-01T10:01:59Z":         "lock queued",
+		"2026-05-01T10:02:30Z":         "unlock queued, lock queued",
+		"2026-05-01T10:03:00Z":         "unlock queued, lock sent",
+		"2026-05-01T11:00:00Z":         "unlock queued, lock succeeded",
+		"2026-05-01T11:00:00Z&limit=1": "unlock queued",
+	} {
+		var was struct{ Commands []commandDoc }
+		got := f.answered(call{method: "GET", path: list + "?at=" + moment, token: "admin"}, 200, &was)
+		var there []string
+		newest := ""
+		for _, c := range was.Commands {
+			there = append(there, c.Name+" "+string(c.State))
+			if len(c.Position) > len(newest) || len(c.Position) == len(newest) && c.Position > newest { // of one partition and epoch
+				newest = c.Position
+			}
+			if c.History != nil {
+				t.Errorf("%s: %s", moment, got.body)
+			}
+		}
+		position := got.header.Get(positionHeader)
+		if strings.Join(there, ", ") != want || position != newest && !strings.Contains(moment, "limit") || (position == "") != (want == "") {
+			t.Errorf("%s: %v %s", moment, got.header, got.body)
+		}
+	}
+	now := f.answered(call{method: "GET", path: list, token: "admin"}, 200, nil)
+	then := f.answered(call{method: "GET", path: list + "?at=2026-05-01T11:00:00Z", token: "admin"}, 200, nil)
+	if string(now.body) != string(then.body) {
+		t.Errorf("then %s, now %s", then.body, now.body)
+	}
+	f.refused(call{method: "GET", path: list + "?at=yesterday", token: "admin"}, problem.InvalidRequest)
+	f.refused(call{method: "GET", path: "/v1/devices/nobody/commands?at=2026-05-01T11:00:00Z", token: "admin"}, problem.DeviceNotFound)
+	readers := f.handler.(*api).readers
+	for range cap(readers) {
+		readers <- struct{}{}
+	}
+	f.refused(call{method: "GET", path: list + "?at=2026-05-01T11:00:00Z", token: "admin"}, problem.TooManyRequests)
+	for range cap(readers) {
+		<-readers
+	}
+}
+
 // sent and answered play a gateway in another process.
 func sent(t testing.TB, f *fixture, id string) {
 	t.Helper()

@@ -26,13 +26,11 @@ func (a *api) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if s.follow {
 		places, what = a.followers, "followers are connected"
 	}
-	select {
-	case places <- struct{}{}:
-		defer func() { <-places }()
-	default:
-		return problem.New(problem.TooManyRequests,
-			fmt.Sprintf("read events: %d %s already", cap(places), what), map[string]any{"limit": cap(places)})
+	leave, err := take(places, "read events", what)
+	if err != nil {
+		return err
 	}
+	defer leave()
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

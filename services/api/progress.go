@@ -80,6 +80,25 @@ func (a *api) getPastCommand(w http.ResponseWriter, r *http.Request, q query) er
 	return writeCommand(w, v)
 }
 
+// pastCommands are a device's commands as the log knew them at a moment; the
+// answer's header says for which position that is true. They are read from the log,
+// which takes a place among its readers.
+func (a *api) pastCommands(w http.ResponseWriter, r *http.Request, device string, at time.Time, limit int) ([]commands.View, error) {
+	leave, err := take(a.readers, "read commands", "readers are at work")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	all, position, err := a.commands.ListAt(r.Context(), device, at, limit)
+	if err != nil {
+		return nil, commandProblem(device, err)
+	}
+	if position.Seq > 0 {
+		w.Header().Set(positionHeader, position.String())
+	}
+	return all, nil
+}
+
 // writeCommand answers with one command and the position that is true for.
 func writeCommand(w http.ResponseWriter, v commands.View) error {
 	w.Header().Set(positionHeader, v.Position.String())
@@ -88,12 +107,17 @@ func writeCommand(w http.ResponseWriter, v commands.View) error {
 
 // watcher takes a place among those who wait for commands.
 func (a *api) watcher() (leave func(), err error) {
+	return take(a.watchers, "watch command", "are watched")
+}
+
+// take takes one of so many places, which the caller leaves again.
+func take(places chan struct{}, op, what string) (leave func(), err error) {
 	select {
-	case a.watchers <- struct{}{}:
-		return func() { <-a.watchers }, nil
+	case places <- struct{}{}:
+		return func() { <-places }, nil
 	default:
 		return nil, problem.New(problem.TooManyRequests,
-			fmt.Sprintf("watch command: %d are watched already", commandWatchers), map[string]any{"limit": commandWatchers})
+			fmt.Sprintf("%s: %d %s already", op, cap(places), what), map[string]any{"limit": cap(places)})
 	}
 }
 

@@ -1,7 +1,6 @@
 package commands
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -141,23 +140,6 @@ func (s *Commands) Get(ctx context.Context, device, id string) (View, error) {
 	return v, nil
 }
 
-// At returns a command as the log knew it at a time of arrival: the same fold,
-// stopped in front of the first step that arrived later. View.Position is that of
-// its newest step then.
-//
-// Errors: command.ErrNoCommand, also when it was not there yet; those of
-// events.Log.Read.
-func (s *Commands) At(ctx context.Context, device, id string, at time.Time) (View, error) {
-	if err := possible(id); err != nil {
-		return View{}, err
-	}
-	v, err := s.read(ctx, key{device, id}, func(e events.Event) bool { return !e.Received.After(at) })
-	if err != nil {
-		return View{}, fmt.Errorf("command %s to %s at %s: %w", id, device, at.UTC().Format(time.RFC3339Nano), err)
-	}
-	return v, nil
-}
-
 // read folds a command's steps from the log, up to the first that is not wanted.
 func (s *Commands) read(ctx context.Context, k key, wanted func(events.Event) bool) (v View, err error) {
 	for ev, err := range s.log.Read(ctx, k.stream(), events.Latest) {
@@ -201,11 +183,6 @@ func (s *Commands) List(device string, limit int) []View {
 		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b View) int {
-		if c := cmp.Compare(b.History[0].At, a.History[0].At); c != 0 {
-			return c
-		}
-		return cmp.Compare(b.Order.ID, a.Order.ID)
-	})
+	slices.SortFunc(all, byAge)
 	return all[:min(limit, len(all))]
 }

@@ -9,6 +9,7 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
+	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/jetlog"
 	"github.com/tachograph/tachograph/projections/command"
 	"github.com/tachograph/tachograph/services/commands"
@@ -95,4 +96,60 @@ func report(b *testing.B, took []time.Duration) {
 	for name, q := range map[string]float64{"p50-us": 0.5, "p99-us": 0.99} {
 		b.ReportMetric(float64(took[int(q*float64(len(took)-1))].Microseconds()), name)
 	}
+}
+
+// BenchmarkListAt: the list at a moment, of a device that had 700 commands of three
+// steps, in the log beside another that had 1,300.
+func BenchmarkListAt(b *testing.B) {
+	log := jetLog(b)
+	for device, n := range map[string]int{"car-1": 700, "car-2": 1300} {
+		fill(b, log, device, n)
+	}
+	c, err := commands.Open(b.Context(), commands.Config{Log: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := time.Now()
+	for b.Loop() {
+		list, _, err := c.ListAt(b.Context(), "car-1", now, 100)
+		if err != nil || len(list) != 100 || list[0].State != command.Succeeded {
+			b.Fatal(len(list), err)
+		}
+	}
+}
+
+// fill appends lives of n commands of a device.
+func fill(b *testing.B, log events.Log, device string, n int) {
+	b.Helper()
+	var work sync.WaitGroup
+	for w := range 32 {
+		work.Go(func() {
+			for i := w; i < n; i += 32 {
+				id, at := events.UniqueID(), time.Now().UnixMilli()
+				var c command.Command
+				var evs []events.Event
+				for _, step := range []func() (command.Fact, error){
+					func() (command.Fact, error) {
+						return c.Queue(command.Order{ID: id, Device: device, Name: "unlock", Policy: command.UntilDeadline, Deadline: at + 1000, AnswerBy: at + 2000}, at, "operator")
+					},
+					func() (command.Fact, error) { return c.Send(at) },
+					func() (command.Fact, error) { return c.Answer(command.Answer{State: command.Succeeded}, at) },
+				} {
+					f, err := step()
+					payload, rendered := f.Payload()
+					if err != nil || rendered != nil {
+						b.Error(err, rendered)
+						return
+					}
+					c.Evolve(f)
+					evs = append(evs, events.Event{Stream: events.Stream{Kind: events.Command, ID: device, Name: id}, Type: f.Type, ID: events.UniqueID(), Payload: payload})
+				}
+				if _, err := log.Append(b.Context(), events.At(0), evs...); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
 }

@@ -1,10 +1,13 @@
 package commands_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,10 +87,39 @@ func foldTo(t *testing.T, log events.Log, id string, wanted func(events.Event) b
 	return p
 }
 
+// newestFirst is the head of a list: the commands that were queued last.
+func newestFirst(all []commands.View, limit int) []commands.View {
+	slices.SortFunc(all, func(a, b commands.View) int {
+		return cmp.Or(cmp.Compare(b.History[0].At, a.History[0].At), cmp.Compare(b.Order.ID, a.Order.ID))
+	})
+	return all[:min(limit, len(all))]
+}
+
+func inList(all []commands.View) (text string) {
+	for _, v := range all {
+		text += pastCommand{v.Command, v.Position}.String() + "\n"
+	}
+	return text
+}
+
+// newestStep is the position of the last step in the log that had arrived.
+func newestStep(t *testing.T, log events.Log, at time.Time) (p events.Position) {
+	t.Helper()
+	for e, err := range log.Scan(t.Context(), events.ControlPartition, events.Cursor{}, math.MaxUint64, events.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !e.Received.After(at) {
+			p = e.Position
+		}
+	}
+	return p
+}
+
 // TestPast: a command as of the arrival of each event of the log, of its own steps
 // and of others', is the fold of its steps up to there; where a clock went back,
 // of those before the first that arrived later. It makes no difference whether
-// the command is in memory.
+// the command is in memory. The list of that moment has those that there were.
 func TestPast(t *testing.T) {
 	for _, back := range []bool{false, true} {
 		r := rand.New(rand.NewPCG(6, 1))
@@ -115,11 +147,12 @@ func TestPast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		looks, before := 0, 0
+		looks, before, cut := 0, 0, 0
 		for e, err := range log.Follow(t.Context(), events.ControlPartition, events.Cursor{}) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var there []commands.View
 			for _, id := range ids {
 				wanted := func(own events.Event) bool { return own.Position.Seq <= e.Position.Seq }
 				if back {
@@ -138,13 +171,29 @@ func TestPast(t *testing.T) {
 					t.Fatalf("%s at %s: %v\n%s, want\n%s", id, e.Position, err, got, want)
 				}
 				looks++
+				v.History = v.History[:1]
+				there = append(there, v)
+			}
+			limit := 1 + r.IntN(len(ids))
+			list, position, err := c.ListAt(t.Context(), "car-1", e.Received, limit)
+			if want := newestStep(t, log, e.Received); err != nil || position != want {
+				t.Fatalf("the list at %s is true for %s, want %s: %v", e.Position, position, want, err)
+			}
+			if got, want := inList(list), inList(newestFirst(there, limit)); got != want {
+				t.Fatalf("the first %d at %s:\n%s, want\n%s", limit, e.Position, got, want)
+			}
+			if len(list) < len(there) {
+				cut++
 			}
 			if e.Position.Seq == newest.Seq {
 				break
 			}
 		}
-		if looks < 500 || before < 6 {
-			t.Errorf("%d looks, %d at commands that were not there yet", looks, before)
+		if looks < 500 || before < 6 || cut < 50 {
+			t.Errorf("%d looks, %d at commands that were not there yet, %d lists of some of what there was", looks, before, cut)
+		}
+		if list, position, err := c.ListAt(t.Context(), "car-1", began, 10); len(list) > 0 || position.Seq > 0 || err != nil {
+			t.Errorf("a list of the beginning: %v, %s, %v", list, position, err)
 		}
 		for _, id := range ids { // now is a moment as well
 			v, err := c.At(t.Context(), "car-1", id, now.Add(time.Hour))

@@ -18,7 +18,7 @@ type CommandCommand struct {
 	Show   CommandShow   `cmd:"" help:"Print where a command stands, or stood at a moment, and its steps until then."`
 	Watch  CommandWatch  `cmd:"" help:"Print a command's steps as they happen, until its final state."`
 	Cancel CommandCancel `cmd:"" help:"Cancel a command; one that was sent is only asked for."`
-	List   CommandList   `cmd:"" help:"List a device's commands, newest first."`
+	List   CommandList   `cmd:"" help:"List a device's commands, newest first, as they are or were at a moment."`
 }
 
 // A told is a command as the API shows it.
@@ -335,17 +335,22 @@ func (c *CommandCancel) Run(ctx context.Context, out *output) error {
 type CommandList struct {
 	Place
 	Device string `arg:"" help:"Id of the device."`
+	At     string `help:"All that there were then, as they were: RFC 3339 or epoch milliseconds, by arrival." env:"TACHO_COMMANDS_AT" placeholder:"TIME"`
 	JSON   bool   `help:"Print one JSON object a line." name:"json"`
 }
 
-// Run lists what is open and what ended lately.
+// Run lists what is open and what ended lately, or all that there was at a moment.
 func (c *CommandList) Run(ctx context.Context, out *output) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
 	}
+	asked := url.Values{"limit": {"1000"}}
+	if c.At != "" {
+		asked.Set("at", c.At)
+	}
 	var list struct{ Commands []json.RawMessage }
-	if _, err := cl.call(ctx, http.MethodGet, pathOf("v1", "devices", c.Device, "commands")+"?limit=1000", nil, &list); err != nil {
+	if _, err := cl.call(ctx, http.MethodGet, pathOf("v1", "devices", c.Device, "commands")+"?"+asked.Encode(), nil, &list); err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(out.w, 0, 0, 2, ' ', 0)
