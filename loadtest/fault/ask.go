@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,25 +17,36 @@ import (
 
 var clusterClient = &http.Client{Timeout: 5 * time.Minute}
 
-// lines asks ClickHouse as the writer and passes on each line of the answer.
-func (c *Cluster) lines(ctx context.Context, sql string, each func(line []byte) error) error {
-	password, err := os.ReadFile(filepath.Join(c.Dir, "engine", "clickhouse.writer.password"))
+// lines asks a ClickHouse as the writer, past the proxy, and passes on each line of
+// the answer.
+func (e *engine) lines(ctx context.Context, sql string, each func(line []byte) error) error {
+	password, err := e.password()
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.engine.Node.ClickHouseHTTP+"/", strings.NewReader(sql))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+e.host.Node.ClickHouseHTTP+"/", strings.NewReader(sql))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("X-ClickHouse-User", "tacho")
-	req.Header.Set("X-ClickHouse-Key", strings.TrimSpace(string(password)))
+	req.Header.Set("X-ClickHouse-User", e.user)
+	req.Header.Set("X-ClickHouse-Key", password)
 	return eachLine(req, each)
 }
 
-// number asks ClickHouse for one.
-func (c *Cluster) number(ctx context.Context, sql string) (n int, err error) {
-	err = c.lines(ctx, sql, func(line []byte) error { return json.Unmarshal(bytes.Trim(line, `"`), &n) })
+// number asks it for one.
+func (e *engine) number(ctx context.Context, sql string) (n int, err error) {
+	err = e.lines(ctx, sql, func(line []byte) error { return json.Unmarshal(bytes.Trim(line, `"`), &n) })
 	return n, err
+}
+
+// lines asks ClickHouse; of several shards the last one, which asks the others.
+func (c *Cluster) lines(ctx context.Context, sql string, each func(line []byte) error) error {
+	return c.engines[len(c.engines)-1].lines(ctx, sql, each)
+}
+
+// number asks ClickHouse for one.
+func (c *Cluster) number(ctx context.Context, sql string) (int, error) {
+	return c.engines[len(c.engines)-1].number(ctx, sql)
 }
 
 // call asks a process's API as the administrator.

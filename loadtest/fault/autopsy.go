@@ -16,8 +16,12 @@ func (c *Cluster) Autopsy(ctx context.Context) {
 	defer cancel()
 	running := ""
 	note := func(line []byte) error { running += string(line) + "\n"; return nil }
-	if c.engine != nil && c.engine.Node != nil {
-		if err := c.lines(ctx, "SELECT elapsed, is_cancelled, query_id, query FROM system.processes FORMAT TSV", note); err != nil {
+	for _, e := range c.engines {
+		if e.host == nil || e.host.Node == nil {
+			continue
+		}
+		running += e.name + "\n"
+		if err := e.lines(ctx, "SELECT elapsed, is_cancelled, query_id, query FROM system.processes FORMAT TSV", note); err != nil {
 			running += err.Error()
 		}
 	}

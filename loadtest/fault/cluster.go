@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,15 +17,15 @@ import (
 )
 
 // A Cluster is Tachograph by roles, each a process that can be killed alone: a
-// nats-server, a gateway, ClickHouse, and one writer or more, which reach
-// ClickHouse through a Proxy.
+// nats-server, a gateway, ClickHouse or several shards of it, and one writer or
+// more, which reach ClickHouse through a Proxy.
 type Cluster struct {
 	Tacho, Dir string // the program, and a folder of the cluster's own
-	Partitions int
+	Partitions int    // of telemetry; a split makes more
+	Shards     int    // of ClickHouse; 0 and 1 are one server
 
-	nats   *natsProcess
-	engine *Process // hosts ClickHouse
-	proxy  *Proxy
+	nats    *natsProcess
+	engines []*engine // one, or the shards in their order
 
 	mu      sync.Mutex
 	gateway *Process
@@ -33,12 +33,9 @@ type Cluster struct {
 	started int        // writers, ever
 }
 
-// clusterDatabase is where the writers write.
-const clusterDatabase = "tacho"
-
 // Start starts everything and waits until it serves.
 func (c *Cluster) Start(ctx context.Context, seed uint64) (err error) {
-	if c.proxy, err = NewProxy(seed); err != nil {
+	if err := c.newEngines(seed); err != nil {
 		return err
 	}
 	if c.nats, err = newNATS(filepath.Join(c.Dir, "nats")); err != nil {
@@ -47,7 +44,7 @@ func (c *Cluster) Start(ctx context.Context, seed uint64) (err error) {
 	if err := c.nats.start(); err != nil {
 		return err
 	}
-	if err := c.StartEngine(ctx); err != nil {
+	if err := c.startEngines(ctx); err != nil {
 		return err
 	}
 	if err := c.StartGateway(); err != nil {
@@ -63,7 +60,8 @@ func (c *Cluster) Start(ctx context.Context, seed uint64) (err error) {
 }
 
 // awaitWriter waits until one writer is there, the newest, and writes. One that
-// another has taken the partitions from in the end makes room for a new one.
+// another has taken the partitions from in the end makes room for a new one, and so
+// does one that has ended; see awaitGateway.
 func (c *Cluster) awaitWriter(ctx context.Context) error {
 	for {
 		w := c.Writer()
@@ -80,7 +78,7 @@ func (c *Cluster) awaitWriter(ctx context.Context) error {
 			w.Node = node
 			return nil
 		}
-		if strings.Contains(err.Error(), "another writer has taken over") {
+		if strings.Contains(err.Error(), "another writer has taken over") || w.hasEnded() {
 			if err := c.StartWriter(); err != nil {
 				return err
 			}
@@ -95,14 +93,11 @@ func (c *Cluster) awaitWriter(ctx context.Context) error {
 func (c *Cluster) Stop() {
 	c.KillWriters()
 	c.KillGateway()
-	if c.engine != nil {
-		c.engine.Kill()
+	for _, e := range c.engines {
+		e.stop()
 	}
 	if c.nats != nil {
 		c.nats.kill()
-	}
-	if c.proxy != nil {
-		c.proxy.Close()
 	}
 }
 
@@ -166,32 +161,6 @@ func (c *Cluster) KillGateway() {
 	}
 }
 
-// StartEngine starts ClickHouse and waits until it answers. Its host is a writer
-// by itself: it takes the partitions from whoever has them, until the next writer
-// is started.
-func (c *Cluster) StartEngine(ctx context.Context) (err error) {
-	c.engine, err = Launch(c.Tacho, filepath.Join(c.Dir, "engine"), nil, append(c.shared(), writing("project")...)...)
-	if err != nil {
-		return err
-	}
-	return c.awaitEngine(ctx)
-}
-
-func (c *Cluster) awaitEngine(ctx context.Context) (err error) {
-	for {
-		if c.engine.Node, err = c.engine.find(); err == nil {
-			_, err = c.number(ctx, "SELECT 1")
-		}
-		if err == nil {
-			c.proxy.Target(c.engine.Node.ClickHouseHTTP)
-			return nil
-		}
-		if pause(ctx, 50*time.Millisecond) != nil {
-			return fmt.Errorf("ClickHouse: %w: %w", context.Cause(ctx), err)
-		}
-	}
-}
-
 // writing are the flags of a writer that does small things often.
 func writing(roles string) []string {
 	return []string{"--role", roles, "--database", clusterDatabase, "--batch-age", "30ms", "--roll-up-every", "200ms"}
@@ -199,14 +168,13 @@ func writing(roles string) []string {
 
 // StartWriter launches a writer beside those that there are.
 func (c *Cluster) StartWriter() error {
-	password, err := os.ReadFile(filepath.Join(c.Dir, "engine", "clickhouse.writer.password"))
+	clickhouse, err := c.writerFlags()
 	if err != nil {
 		return err
 	}
 	c.started++
-	clickhouse := url.URL{Scheme: "http", Host: c.proxy.Addr(), User: url.UserPassword("tacho", strings.TrimSpace(string(password)))}
 	p, err := Launch(c.Tacho, filepath.Join(c.Dir, fmt.Sprintf("writer-%d", c.started)), nil,
-		append(append(c.shared(), writing("project,api")...), "--clickhouse", clickhouse.String())...)
+		slices.Concat(c.shared(), writing("project,api"), clickhouse)...)
 	if err != nil {
 		return err
 	}
@@ -259,12 +227,4 @@ func freeze(ctx context.Context, pid int, d time.Duration) error {
 	}
 	err := pause(ctx, d)
 	return errors.Join(err, syscall.Kill(pid, syscall.SIGCONT))
-}
-
-// EnginePID is the ClickHouse process.
-func (c *Cluster) EnginePID() (int, error) {
-	for _, pid := range descendants(c.engine.cmd.Process.Pid) {
-		return pid, nil
-	}
-	return 0, errors.New("there is no ClickHouse")
 }

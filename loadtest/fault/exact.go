@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +59,9 @@ func (c *Cluster) Judge(ctx context.Context, acknowledged []ledger.Entry, patien
 	}
 	if events != want.events {
 		r.differ("tacho.events has %d rows, the log %d events", events, want.events)
+	}
+	if err := c.compareShards(ctx, slices.Sorted(maps.Keys(want.rows)), &r); err != nil {
+		return r, fmt.Errorf("judge: shards: %w", err)
 	}
 	for typ, rows := range want.rows {
 		if err := c.compareRows(ctx, typ, rows, want.good, table, &r); err != nil {
@@ -113,6 +118,42 @@ func (c *Cluster) await(ctx context.Context, want *expected, patience time.Durat
 			return fmt.Errorf("not caught up after %s:%s %v", patience, behind, err)
 		}
 	}
+}
+
+// compareShards holds what each shard has to the partitions that are its own, and
+// what it says of all to what all have.
+func (c *Cluster) compareShards(ctx context.Context, types []string, r *Report) error {
+	if len(c.engines) < 2 {
+		return nil
+	}
+	for _, table := range append([]string{"events WHERE kind = 'telemetry'", "dead_letters"}, types...) {
+		var fronts []int
+		sum := 0
+		for i, e := range c.engines {
+			all, err := e.number(ctx, fmt.Sprintf("SELECT count() FROM %s.%s FORMAT TSV", clusterDatabase, table))
+			if err != nil {
+				return err
+			}
+			fronts = append(fronts, all)
+			err = e.lines(ctx, fmt.Sprintf("SELECT _partition, count() FROM %s_shard.%s GROUP BY _partition FORMAT TSV", clusterDatabase, table), func(line []byte) error {
+				var partition, rows int
+				_, err := fmt.Sscan(string(line), &partition, &rows)
+				if sum += rows; partition%len(c.engines) != i {
+					r.differ("%s has %d rows of partition %d in %s", e.name, rows, partition, table)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for i, all := range fronts {
+			if all != sum {
+				r.differ("%s shows %d rows of %s, the shards have %d", c.engines[i].name, all, table, sum)
+			}
+		}
+	}
+	return nil
 }
 
 // compareRows holds a type's table to the log.

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,9 +15,14 @@ import (
 type row struct {
 	device string
 	at     int64 // ms
-	seq    uint64
-	index  int
+	place  place
 	values map[string]float64
+}
+
+// after tells whether a sample of the same device is later in the log: the epoch of
+// a partition that a split has made is the next one.
+func (r row) after(o row) bool {
+	return cmp.Or(cmp.Compare(r.place.epoch, o.place.epoch), cmp.Compare(r.place.seq, o.place.seq), cmp.Compare(r.place.index, o.place.index)) > 0
 }
 
 // place names a sample in the log.
@@ -70,7 +76,7 @@ func (c *Cluster) readLog(ctx context.Context, into *ledger.Place) (*expected, e
 func (x *expected) add(e loggedEvent) error {
 	x.events++
 	x.newest[e.Position.Partition] = max(x.newest[e.Position.Partition], e.Position.Seq)
-	if _, repeat := x.good[e.ID]; repeat { // all repeats here come at once
+	if _, repeat := x.good[e.ID]; repeat { // all repeats here come at once, or over a split: its new partitions are read last
 		return nil
 	}
 	x.good[e.ID] = 0
@@ -92,13 +98,13 @@ func (x *expected) add(e loggedEvent) error {
 			continue
 		}
 		x.good[e.ID]++
-		r := row{device: e.Device, at: int64(at), seq: e.Position.Seq, index: i, values: map[string]float64{}}
+		r := row{device: e.Device, at: int64(at), place: place{e.Position.Partition, e.Position.Epoch, e.Position.Seq, i}, values: map[string]float64{}}
 		for name, v := range s {
 			if name != "time" {
 				r.values[name] = v.(float64)
 			}
 		}
-		x.rows[e.Type][place{e.Position.Partition, e.Position.Epoch, e.Position.Seq, i}] = r
+		x.rows[e.Type][r.place] = r
 	}
 	return nil
 }

@@ -35,12 +35,13 @@ var faults = []fault{
 		return t.Cluster.StartWriter()
 	}},
 	{"kill ClickHouse", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		t.Cluster.engine.KillEngine() // it may be down from the last time
+		t.Cluster.anyEngine(r).host.KillEngine() // it may be down from the last time
 		return pause(ctx, ms(r, 0, 1500))
 	}},
 	{"kill the host of ClickHouse", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		t.Cluster.engine.Kill()
-		return errors.Join(pause(ctx, ms(r, 0, 300)), t.Cluster.StartEngine(ctx), t.Cluster.StartWriter())
+		e := t.Cluster.anyEngine(r)
+		e.host.Kill()
+		return errors.Join(pause(ctx, ms(r, 0, 300)), e.start(ctx), t.Cluster.StartWriter())
 	}},
 	{"kill NATS", func(ctx context.Context, t *Trial, r *rand.Rand) error {
 		t.Cluster.KillNATS()
@@ -52,7 +53,9 @@ var faults = []fault{
 	}},
 	{"kill all at once", func(ctx context.Context, t *Trial, r *rand.Rand) error {
 		t.Cluster.KillNATS()
-		t.Cluster.engine.KillEngine()
+		for _, e := range t.Cluster.engines {
+			e.host.KillEngine()
+		}
 		t.Cluster.KillWriters()
 		t.Cluster.KillGateway()
 		return errors.Join(pause(ctx, ms(r, 0, 300)), t.Cluster.StartNATS(), t.Cluster.StartGateway(), t.Cluster.StartWriter())
@@ -72,7 +75,7 @@ var faults = []fault{
 		return freeze(ctx, old.cmd.Process.Pid, ms(r, 300, 4000))
 	}},
 	{"pause ClickHouse", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		pid, err := t.Cluster.EnginePID()
+		pid, err := t.Cluster.anyEngine(r).pid()
 		if err != nil {
 			return nil // it is being started again
 		}
@@ -83,14 +86,15 @@ var faults = []fault{
 		return freeze(ctx, t.Cluster.nats.cmd.Process.Pid, ms(r, 100, 3000))
 	}},
 	{"lose answers of ClickHouse", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		return t.ail(ctx, loseAnswers, ms(r, 100, 1500))
+		return ail(ctx, t.Cluster.anyEngine(r), loseAnswers, ms(r, 100, 1500))
 	}},
 	{"cut requests to ClickHouse", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		return t.ail(ctx, cutRequests, ms(r, 100, 1500))
+		return ail(ctx, t.Cluster.anyEngine(r), cutRequests, ms(r, 100, 1500))
 	}},
 	{"hold requests, kill their writer, let them go", func(ctx context.Context, t *Trial, r *rand.Rand) error {
-		t.Cluster.proxy.Become(holdAll)
-		defer t.Cluster.proxy.Become(healthy)
+		e := t.Cluster.anyEngine(r)
+		e.become(holdAll)
+		defer e.become(healthy)
 		if err := pause(ctx, ms(r, 50, 800)); err != nil {
 			return err
 		}
@@ -103,6 +107,12 @@ var faults = []fault{
 			w := t.Cluster.Writer()
 			if w == nil {
 				return nil
+			}
+			if w.hasEnded() { // see awaitGateway
+				if err := t.Cluster.StartWriter(); err != nil {
+					return err
+				}
+				w = t.Cluster.Writer()
 			}
 			node, err := w.find()
 			if err == nil {
@@ -131,8 +141,8 @@ func ms(r *rand.Rand, from, to int) time.Duration {
 	return time.Duration(from+r.IntN(to-from)) * time.Millisecond
 }
 
-func (t *Trial) ail(ctx context.Context, a ailment, d time.Duration) error {
-	t.Cluster.proxy.Become(a)
-	defer t.Cluster.proxy.Become(healthy)
+func ail(ctx context.Context, e *engine, a ailment, d time.Duration) error {
+	e.become(a)
+	defer e.become(healthy)
 	return pause(ctx, d)
 }

@@ -34,7 +34,7 @@ const obeyers = 4
 // meanwhile; shadows that are changed and deleted; commands that are obeyed, expire and are
 // cancelled by cars that come and go; dead letters that are replayed and dropped.
 func (s *site) playRandom(ctx context.Context, seed uint64, lasts time.Duration) error {
-	senders, err := NewSenders(ctx, s)
+	senders, err := NewSenders(ctx, s, s.partitions)
 	if err != nil {
 		return err
 	}

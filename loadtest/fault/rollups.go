@@ -7,15 +7,18 @@ import (
 	"strings"
 )
 
-// A bucket is what a roll-up says of a signal.
-type bucket struct {
+// said is what a roll-up says of a signal.
+type said struct {
 	Count               uint64
 	Min, Max, Avg, Last float64
 	LastTime            int64 `json:"last_time"` // ms
+}
 
-	sum       float64
-	lastSeq   uint64
-	lastIndex int
+// A bucket is what it has to say.
+type bucket struct {
+	said
+	sum    float64
+	latest row // which has said last
 }
 
 // add counts a sample in. Sums are exact: samples are multiples of 1/32 and
@@ -27,8 +30,8 @@ func (b *bucket) add(r row, v float64) {
 	if b.Count == 0 || v > b.Max {
 		b.Max = v
 	}
-	if later := r.seq > b.lastSeq || r.seq == b.lastSeq && r.index > b.lastIndex; b.Count == 0 || r.at > b.LastTime || r.at == b.LastTime && later {
-		b.Last, b.LastTime, b.lastSeq, b.lastIndex = v, r.at, r.seq, r.index
+	if b.Count == 0 || r.at > b.LastTime || r.at == b.LastTime && r.after(b.latest) {
+		b.Last, b.LastTime, b.latest = v, r.at, r
 	}
 	b.Count++
 	b.sum += v
@@ -55,7 +58,7 @@ func (c *Cluster) compareRollUps(ctx context.Context, typ string, rows map[place
 			FROM tacho.%s FORMAT JSONEachRow SETTINGS output_format_json_quote_64bit_integers = 0`, view)
 		err := c.lines(ctx, sql, func(line []byte) error {
 			var got struct {
-				bucket
+				said
 				Key string
 			}
 			if err := json.Unmarshal(line, &got); err != nil {
@@ -68,9 +71,8 @@ func (c *Cluster) compareRollUps(ctx context.Context, typ string, rows map[place
 			}
 			delete(want, got.Key)
 			r.Buckets++
-			got.sum, got.lastSeq, got.lastIndex = w.sum, w.lastSeq, w.lastIndex
-			if got.bucket != *w {
-				r.differ("tacho.%s %s: %+v, want %+v", view, got.Key, got.bucket, *w)
+			if got.said != w.said {
+				r.differ("tacho.%s %s: %+v, want %+v", view, got.Key, got.said, w.said)
 			}
 			return nil
 		})

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +48,7 @@ type receiver interface {
 const (
 	typeClimate, typeMeter, typePosition = "climate", "meter", "position"
 
-	cars     = 5
+	cars     = 5 // at least
 	importer = "import-1"
 )
 
@@ -60,16 +62,18 @@ func climateSchema(version int64) string {
 
 const meterSchema = `syntax = "proto3"; import "google/protobuf/timestamp.proto"; message Meter { google.protobuf.Timestamp time = 1; optional int64 total = 2; optional uint32 ticks = 3; }`
 
-// NewSenders registers devices and schemas.
-func NewSenders(ctx context.Context, to receiver) (*Senders, error) {
+// NewSenders registers devices, as many that each of so many partitions has one, and schemas.
+func NewSenders(ctx context.Context, to receiver, partitions int) (*Senders, error) {
 	s := &Senders{to: to, tokens: map[string]string{}}
 	s.clock.Store(1_700_000_000_000)
 	node, err := to.gatewayNode()
 	if err != nil {
 		return nil, err
 	}
-	for i := range cars {
+	layout, driven := events.NewLayout(partitions), map[uint16]bool{}
+	for i := 0; i < cars || len(driven) < partitions; i++ {
 		device := fmt.Sprintf("car-%d", i)
+		driven[layout.PartitionOf(events.Slot(device))] = true
 		token, err := node.Register(ctx, device)
 		if err != nil {
 			return nil, err
@@ -112,10 +116,8 @@ func (s *Senders) Grow(ctx context.Context) error {
 func (s *Senders) Begin(ctx context.Context, seed uint64) {
 	ctx, s.stop = context.WithCancel(ctx)
 	s.paused.Store(false)
-	n := uint64(0)
-	for device := range s.tokens {
-		n++
-		r := rand.New(rand.NewPCG(seed, n))
+	for i, device := range slices.Sorted(maps.Keys(s.tokens)) {
+		r := rand.New(rand.NewPCG(seed, uint64(i+1)))
 		s.resty.Go(func() { s.drive(ctx, device, r) })
 	}
 	s.resty.Go(func() { s.importing(ctx, rand.New(rand.NewPCG(seed, 0))) })

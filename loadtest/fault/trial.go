@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,6 +21,7 @@ type Trial struct {
 	Say     func(format string, args ...any)
 
 	Shortened int // how often the log came back shorter, and it was noticed
+	Splits    int // how often it was split
 }
 
 // Plan is what will happen, by name; all that is random is drawn from the seed.
@@ -32,10 +34,25 @@ func (t *Trial) Plan() []string {
 	for range 2 + r.IntN(3) {
 		plan = append(plan, faults[r.IntN(len(faults))].name)
 	}
-	if r.IntN(shortLogEvery) == 0 {
+	short := r.IntN(shortLogEvery) == 0
+	if r.IntN(splitEvery) == 0 {
+		plan = slices.Insert(plan, r.IntN(len(plan)+1), splitLog)
+	}
+	if short {
 		plan = append(plan, shortLog)
 	}
 	return plan
+}
+
+// Shape draws what a cluster is like: its partitions and shards. shards is how many
+// shards it must have, or 0.
+func Shape(seed uint64, shards int) (partitions, of int) {
+	r := rand.New(rand.NewPCG(seed, 13))
+	of, more := 1+r.IntN(2), r.IntN(2)
+	if shards > 0 {
+		of = shards
+	}
+	return of + more, of
 }
 
 // How long the cluster may take until it is whole again, on a busy machine.
@@ -60,9 +77,12 @@ func (t *Trial) Run(ctx context.Context) (report Report, err error) {
 		if err := pause(ctx, ms(own, 100, 900)); err != nil {
 			return report, err
 		}
-		if name == shortLog {
+		switch name {
+		case shortLog:
 			err = t.shorten(ctx, own)
-		} else {
+		case splitLog:
+			err = t.split(ctx, own)
+		default:
 			err = t.inject(ctx, name, own)
 		}
 		if err != nil {
@@ -91,10 +111,12 @@ func (t *Trial) inject(ctx context.Context, name string, r *rand.Rand) error {
 
 // heal leaves one writer, the newest, and waits until all are ready.
 func (t *Trial) heal(ctx context.Context) error {
-	t.Cluster.proxy.Become(healthy)
+	for _, e := range t.Cluster.engines {
+		e.become(healthy)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, healing, fmt.Errorf("%s are over", healing))
 	defer cancel()
-	if err := errors.Join(t.Cluster.awaitEngine(ctx), t.Cluster.awaitGateway(ctx), t.Cluster.awaitWriter(ctx)); err != nil {
+	if err := errors.Join(t.Cluster.eachEngine(func(e *engine) error { return e.await(ctx) }), t.Cluster.awaitGateway(ctx), t.Cluster.awaitWriter(ctx)); err != nil {
 		return fmt.Errorf("heal: %w", err)
 	}
 	return nil
