@@ -10,6 +10,22 @@ import (
 	"github.com/tachograph/tachograph/schemas"
 )
 
+// newPastSite is a site whose devices send "speed", of the signals v and w, and a
+// projection's configuration there with snapshots for looks at the past.
+func newPastSite(t *testing.T) (*site, Config) {
+	t.Helper()
+	s := newSite(t)
+	if _, _, err := s.catalog.Add(t.Context(), "speed", schemas.Source{Format: schemas.FormatJSONSchema, Text: `{"type":"object","properties":{"v":{"type":"number"},"w":{"type":"number"}}}`}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.config()
+	var err error
+	if cfg.Snapshots, err = OpenSnapshots(t.Context(), s.js, 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	return s, cfg
+}
+
 // TestPast: at any moment of a device's random history (late, repeated, corrupt
 // and future samples) the look by snapshots is the whole fold, by arrival and by
 // the device's clock, and answers what a plain search through the events does; also
@@ -24,16 +40,8 @@ func testPast(t *testing.T, split int) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	s := newSite(t)
-	if _, _, err := s.catalog.Add(t.Context(), "speed", schemas.Source{Format: schemas.FormatJSONSchema, Text: `{"type":"object","properties":{"v":{"type":"number"}}}`}); err != nil {
-		t.Fatal(err)
-	}
-	snapshots, err := OpenSnapshots(t.Context(), s.js, 1, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := s.config()
-	cfg.Snapshots = snapshots
+	s, cfg := newPastSite(t)
+	snapshots := cfg.Snapshots
 	p, stop := s.start(cfg)
 	folds := []*Projection{p}
 	stops := []func() error{stop}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
-	"github.com/tachograph/tachograph/schemas"
 )
 
 // TestSpan: what a stretch knows is the same in whichever order its samples come,
@@ -109,16 +108,8 @@ func (c countingLog) ReadAfter(ctx context.Context, s events.Stream, after, upTo
 // TestSingles: samples that came long after they were measured are read one by one,
 // and the stretches in which they came are not folded.
 func TestSingles(t *testing.T) {
-	s := newSite(t)
-	if _, _, err := s.catalog.Add(t.Context(), "speed", schemas.Source{Format: schemas.FormatJSONSchema, Text: `{"type":"object","properties":{"v":{"type":"number"},"w":{"type":"number"}}}`}); err != nil {
-		t.Fatal(err)
-	}
-	snapshots, err := OpenSnapshots(t.Context(), s.js, 1, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := s.config()
-	cfg.Snapshots = snapshots
+	s, cfg := newPastSite(t)
+	snapshots := cfg.Snapshots
 	p, stop := s.start(cfg)
 	const n = 20*snapshotEvery + 500
 	base, old := time.Now().Add(-2*time.Hour).Truncate(time.Second), 0

@@ -1,11 +1,9 @@
 package node
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,43 +17,13 @@ import (
 // and finds nothing that differs.
 func TestReplayOnFullDisk(t *testing.T) {
 	t.Parallel()
-	const mib = 1 << 20
-	p, disk := serveOnDisk(t, 500*mib, "--log-reserve", strconv.Itoa(48*mib))
-	v := &victim{Node: &Node{addrs: p.Addresses}, t: t}
-	within(t, time.Minute, "ready", func() bool { return p.status("/readyz") == 200 })
-	var d struct{ Token string }
-	if err := json.Unmarshal([]byte(p.request("POST", "/v1/devices", `{"id":"car-1"}`)), &d); err != nil {
-		t.Fatal(err)
-	}
-	v.token = d.Token
-	admin, err := os.ReadFile(p.AdminTokenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.admin = strings.TrimSpace(string(admin))
-	sent := 0
-	send := func(n int) {
-		t.Helper()
-		var body []string
-		for range n {
-			sent++
-			body = append(body, fmt.Sprintf(`{"time":%d,"speed":%d}`, 1_700_000_000_000+sent*1000, sent%90))
-		}
-		p.lines(d.Token, "car-1", "position", body)
-	}
-	state := func() (s replays.Status) {
-		t.Helper()
-		if err := json.Unmarshal([]byte(p.request("GET", "/v1/replays/columnar", "")), &s); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	send(2000)
-	p.await("SELECT count() FROM tacho.position", fmt.Sprint(sent))
+	p := driveOnDisk(t, 48<<20)
+	v := &victim{Node: &Node{addrs: p.Addresses}, t: t, token: p.token, admin: p.admin}
+	state := func() replays.Status { t.Helper(); return p.replay("columnar") }
 	p.request("POST", "/v1/replays/columnar?rate=100", "")
 	within(t, time.Minute, "some of it is built", func() bool { return state().Progress.Phase == "building" && state().Progress.Done > 200 })
 
-	ballast := filepath.Join(disk, "ballast")
+	ballast := filepath.Join(p.disk, "ballast")
 	fill(t, ballast)
 	within(t, time.Minute, "it ends", func() bool { return state().State != replays.Running })
 	if s := state(); s.State != replays.Failed || !strings.Contains(s.Error, "the disk of") || !strings.Contains(s.Error, "MiB free") || !strings.Contains(s.Error, "remedy") {
@@ -81,8 +49,8 @@ func TestReplayOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, 2*time.Minute, "ready again", func() bool { return p.status("/readyz") == 200 })
-	send(10)
-	p.await("SELECT count(), uniqExact(_seq) FROM tacho.position", fmt.Sprintf("%d\t%[1]d", sent))
+	p.send(10)
+	p.await("SELECT count(), uniqExact(_seq) FROM tacho.position", fmt.Sprintf("%d\t%[1]d", p.sent))
 	p.request("POST", "/v1/replays/columnar?rate=1", "") // so that within a minute there is more than it can have read only if it goes on
 	within(t, time.Minute, "what was built is there", func() bool { return state().Progress.Done > 100 })
 	p.request("DELETE", "/v1/replays/columnar", "")
@@ -95,11 +63,11 @@ func TestReplayOnFullDisk(t *testing.T) {
 		return s.State == replays.Done
 	})
 	for _, r := range state().Tables {
-		if !r.Equal() || r.Table == "position" && r.New != uint64(sent) {
+		if !r.Equal() || r.Table == "position" && r.New != uint64(p.sent) {
 			t.Errorf("%+v", r)
 		}
 	}
-	send(10)
-	p.await("SELECT count(), uniqExact(_seq) FROM tacho.position", fmt.Sprintf("%d\t%[1]d", sent))
-	p.await("SELECT count(), uniqExact(_seq) FROM tacho.events WHERE kind = 'telemetry'", fmt.Sprintf("%d\t%[1]d", sent))
+	p.send(10)
+	p.await("SELECT count(), uniqExact(_seq) FROM tacho.position", fmt.Sprintf("%d\t%[1]d", p.sent))
+	p.await("SELECT count(), uniqExact(_seq) FROM tacho.events WHERE kind = 'telemetry'", fmt.Sprintf("%d\t%[1]d", p.sent))
 }

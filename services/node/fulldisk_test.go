@@ -2,7 +2,6 @@ package node
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -16,7 +15,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 	"github.com/tachograph/tachograph/services/gateway"
+	"github.com/tachograph/tachograph/services/replays"
 )
 
 // serveOnDisk starts the program with a data folder that is a file system of its
@@ -64,6 +65,53 @@ func serveOnDisk(t *testing.T, size int64, flags ...string) (p *program, disk st
 	return p, disk
 }
 
+// A driver is a car that sends to a program on a small disk, each sample another.
+type driver struct {
+	*program
+	disk, token, admin string
+	sent               int
+}
+
+// driveOnDisk starts a program on a disk of 500 MiB, of which the log leaves so many
+// bytes free, and has a car send what a replay takes a while to read.
+func driveOnDisk(t *testing.T, reserve int) *driver {
+	t.Helper()
+	p, disk := serveOnDisk(t, 500<<20, "--log-reserve", strconv.Itoa(reserve))
+	within(t, time.Minute, "ready", func() bool { return p.status("/readyz") == 200 })
+	var registered struct{ Token string }
+	if err := json.Unmarshal([]byte(p.request("POST", "/v1/devices", `{"id":"car-1"}`)), &registered); err != nil {
+		t.Fatal(err)
+	}
+	admin, err := os.ReadFile(p.AdminTokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &driver{program: p, disk: disk, token: registered.Token, admin: strings.TrimSpace(string(admin))}
+	d.send(2000)
+	p.await("SELECT count() FROM tacho.position", fmt.Sprint(d.sent))
+	return d
+}
+
+// send has the car send n more.
+func (d *driver) send(n int) {
+	d.t.Helper()
+	var body []string
+	for range n {
+		d.sent++
+		body = append(body, fmt.Sprintf(`{"time":%d,"speed":%d}`, 1_700_000_000_000+d.sent*1000, d.sent%90))
+	}
+	d.lines(d.token, "car-1", "position", body)
+}
+
+// replay is how a replay stands.
+func (d *driver) replay(name string) (s replays.Status) {
+	d.t.Helper()
+	if err := json.Unmarshal([]byte(d.request("GET", "/v1/replays/"+name, "")), &s); err != nil {
+		d.t.Fatal(err)
+	}
+	return s
+}
+
 func (p *program) status(path string) int {
 	resp, err := http.Get("http://" + p.HTTP + path)
 	if err != nil {
@@ -81,16 +129,8 @@ func fill(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for _, step := range []int64{16 << 20, 1 << 20, 4096} {
-		for err = nil; err == nil; {
-			var info os.FileInfo
-			if info, err = f.Stat(); err == nil {
-				err = syscall.Fallocate(int(f.Fd()), 0, info.Size(), step)
-			}
-		}
-		if !errors.Is(err, syscall.ENOSPC) {
-			t.Fatal(err)
-		}
+	if err := enginetest.FillDisk(f); err != nil {
+		t.Fatal(err)
 	}
 }
 

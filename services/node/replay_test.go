@@ -1,11 +1,9 @@
 package node
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,37 +17,16 @@ import (
 // TestReplayNeedsRoom: a disk that fills up while tables and states are built anew
 // ends that, says why, and goes on once there is room; devices do not notice.
 func TestReplayNeedsRoom(t *testing.T) {
-	const mib, reserve = 1 << 20, 48 << 20
-	p, disk := serveOnDisk(t, 500*mib, "--log-reserve", strconv.Itoa(reserve))
-	within(t, time.Minute, "ready", func() bool { return p.status("/readyz") == 200 })
-	var d struct{ Token string }
-	if err := json.Unmarshal([]byte(p.request("POST", "/v1/devices", `{"id":"car-1"}`)), &d); err != nil {
-		t.Fatal(err)
-	}
-	admin, err := os.ReadFile(p.AdminTokenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sent := 0
-	send := func(n int) {
-		t.Helper()
-		var body []string
-		for range n {
-			sent++
-			body = append(body, fmt.Sprintf(`{"time":%d,"speed":%d}`, 1_700_000_000_000+sent*1000, sent%90))
-		}
-		p.lines(d.Token, "car-1", "position", body)
-	}
-	send(2000)
-	p.await("SELECT count() FROM tacho.position", fmt.Sprint(sent))
-	ballast, err := os.Create(filepath.Join(disk, "ballast"))
+	const reserve = 48 << 20
+	p := driveOnDisk(t, reserve)
+	ballast, err := os.Create(filepath.Join(p.disk, "ballast"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ballast.Close()
 	leave := func(bytes int64) {
 		t.Helper()
-		free, err := diskFree(disk)
+		free, err := diskFree(p.disk)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,24 +37,17 @@ func TestReplayNeedsRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	state := func(name string) (s replays.Status) {
-		t.Helper()
-		if err := json.Unmarshal([]byte(p.request("GET", "/v1/replays/"+name, "")), &s); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
 	for _, name := range []string{"columnar", "latest"} {
 		p.request("POST", "/v1/replays/"+name+"?rate=100", "")
-		within(t, time.Minute, "it builds", func() bool { s := state(name); return s.Progress.Phase == "building" && s.State == replays.Running })
+		within(t, time.Minute, "it builds", func() bool { s := p.replay(name); return s.Progress.Phase == "building" && s.State == replays.Running })
 		leave(reserve * 3 / 2)
-		within(t, time.Minute, "it ends", func() bool { return state(name).State != replays.Running })
-		if s := state(name); s.State != replays.Failed || !strings.Contains(s.Error, "the disk of") || !strings.Contains(s.Error, "remedy") {
+		within(t, time.Minute, "it ends", func() bool { return p.replay(name).State != replays.Running })
+		if s := p.replay(name); s.State != replays.Failed || !strings.Contains(s.Error, "the disk of") || !strings.Contains(s.Error, "remedy") {
 			t.Errorf("%+v", s)
 		}
-		send(10)
-		p.await("SELECT count() FROM tacho.position", fmt.Sprint(sent))
-		if out, err := p.tacho("replay", name, "--url", "http://"+p.HTTP, "--token", strings.TrimSpace(string(admin))); err == nil || !strings.Contains(out, "the disk of") {
+		p.send(10)
+		p.await("SELECT count() FROM tacho.position", fmt.Sprint(p.sent))
+		if out, err := p.tacho("replay", name, "--url", "http://"+p.HTTP, "--token", p.admin); err == nil || !strings.Contains(out, "the disk of") {
 			t.Errorf("started on a full disk: %s", out)
 		}
 		if err := ballast.Truncate(0); err != nil {
@@ -85,18 +55,18 @@ func TestReplayNeedsRoom(t *testing.T) {
 		}
 		within(t, time.Minute, "room", func() bool {
 			p.request("POST", "/v1/replays/"+name, "")
-			for state(name).State == replays.Running {
+			for p.replay(name).State == replays.Running {
 				time.Sleep(20 * time.Millisecond)
 			}
-			return state(name).State == replays.Done
+			return p.replay(name).State == replays.Done
 		})
-		for _, r := range state(name).Tables {
+		for _, r := range p.replay(name).Tables {
 			if !r.Equal() {
 				t.Errorf("%s: %+v", name, r)
 			}
 		}
-		send(10)
-		p.await("SELECT count() FROM tacho.position", fmt.Sprint(sent))
+		p.send(10)
+		p.await("SELECT count() FROM tacho.position", fmt.Sprint(p.sent))
 	}
 }
 

@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/projections/columnar/engine"
+	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 )
 
 // smallDisk names the file system that TestFullDisk runs on.
@@ -100,20 +100,16 @@ func hog(path string, over <-chan struct{}) error {
 		return err
 	}
 	defer f.Close()
-	size := int64(0)
 	for {
-		for _, step := range []int64{16 << 20, 1 << 20, 4096} {
-			for err = nil; err == nil; {
-				if err = syscall.Fallocate(int(f.Fd()), 0, size, step); err == nil {
-					size += step
-				}
-			}
-			if !errors.Is(err, syscall.ENOSPC) {
-				return err
-			}
+		if err := enginetest.FillDisk(f); err != nil {
+			return err
 		}
 		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
-		size = max(0, size-40<<20)
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		size := max(0, info.Size()-40<<20)
 		select {
 		case <-over:
 			size = 0
