@@ -34,10 +34,11 @@ func (r Report) String() string {
 }
 
 // Judge waits until the tables and roll-ups are as far as the log, and compares
-// them with it: what was acknowledged by id and bytes, every sample value for
-// value, every bucket of the roll-ups with what its samples add up to.
-func (c *Cluster) Judge(ctx context.Context, acknowledged []ledger.Entry, patience time.Duration) (r Report, err error) {
-	book := ledger.NewBook(acknowledged)
+// them with it: what was acknowledged by id and bytes, and in its device's order,
+// every sample value for value, every bucket of the roll-ups with what its samples
+// add up to. acknowledged are batches of one device each; see Senders.
+func (c *Cluster) Judge(ctx context.Context, acknowledged [][]ledger.Entry, patience time.Duration) (r Report, err error) {
+	book := ledger.NewBook(slices.Concat(acknowledged...))
 	log, stored, table := book.Place(), book.Place(), book.Place()
 	want, err := c.readLog(ctx, log)
 	if err != nil {
@@ -60,6 +61,7 @@ func (c *Cluster) Judge(ctx context.Context, acknowledged []ledger.Entry, patien
 	if events != want.events {
 		r.differ("tacho.events has %d rows, the log %d events", events, want.events)
 	}
+	want.compareOrder(acknowledged, &r)
 	if err := c.compareShards(ctx, slices.Sorted(maps.Keys(want.rows)), &r); err != nil {
 		return r, fmt.Errorf("judge: shards: %w", err)
 	}

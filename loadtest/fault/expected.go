@@ -19,17 +19,17 @@ type row struct {
 	values map[string]float64
 }
 
-// after tells whether a sample of the same device is later in the log: the epoch of
-// a partition that a split has made is the next one.
-func (r row) after(o row) bool {
-	return cmp.Or(cmp.Compare(r.place.epoch, o.place.epoch), cmp.Compare(r.place.seq, o.place.seq), cmp.Compare(r.place.index, o.place.index)) > 0
-}
-
 // place names a sample in the log.
 type place struct {
 	partition, epoch int
 	seq              uint64
 	index            int
+}
+
+// after tells whether it is later than another of the same device in the log: the epoch of
+// a partition that a split has made is the next one.
+func (p place) after(o place) bool {
+	return cmp.Or(cmp.Compare(p.epoch, o.epoch), cmp.Compare(p.seq, o.seq), cmp.Compare(p.index, o.index)) > 0
 }
 
 // A LoggedEvent is one line of GET /v1/events.
@@ -47,9 +47,14 @@ type loggedEvent struct {
 type expected struct {
 	rows    map[string]map[place]row // by type
 	good    map[string]int           // by id: samples that can be read
+	first   map[string]place         // by id: the first copy
 	letters int                      // samples that cannot
 	events  int
 	newest  map[int]uint64 // partition to sequence
+}
+
+func newExpected() *expected {
+	return &expected{rows: map[string]map[place]row{}, good: map[string]int{}, first: map[string]place{}, newest: map[int]uint64{}}
 }
 
 // readLog reads the whole log of telemetry.
@@ -58,7 +63,7 @@ func (c *Cluster) readLog(ctx context.Context, into *ledger.Place) (*expected, e
 	if err != nil {
 		return nil, err
 	}
-	x := &expected{rows: map[string]map[place]row{}, good: map[string]int{}, newest: map[int]uint64{}}
+	x := newExpected()
 	err = call(ctx, node, http.MethodGet, "/v1/events?kind=telemetry&data=base64", nil, func(line []byte) error {
 		var e loggedEvent
 		if err := json.Unmarshal(line, &e); err != nil {
@@ -80,6 +85,7 @@ func (x *expected) add(e loggedEvent) error {
 		return nil
 	}
 	x.good[e.ID] = 0
+	x.first[e.ID] = place{e.Position.Partition, e.Position.Epoch, e.Position.Seq, 0}
 	payload := e.Payload
 	if !bytes.HasPrefix(payload, []byte("[")) {
 		payload = fmt.Appendf(nil, "[%s]", payload)
@@ -107,4 +113,25 @@ func (x *expected) add(e loggedEvent) error {
 		x.rows[e.Type][r.place] = r
 	}
 	return nil
+}
+
+// compareOrder holds the log to the order of each device: what it sent when something
+// else had been acknowledged comes after that.
+func (x *expected) compareOrder(acknowledged [][]ledger.Entry, r *Report) {
+	last := map[string]place{}
+	for _, batch := range acknowledged {
+		before := last[batch[0].Device]
+		for _, e := range batch {
+			at, known := x.first[e.ID]
+			if !known {
+				continue // the ledger says so
+			}
+			if !at.after(before) {
+				r.differ("%s %s of %s is at %v of the log, where %v was acknowledged before it was sent", e.Type, e.ID, e.Device, at, before)
+			}
+			if at.after(last[e.Device]) {
+				last[e.Device] = at
+			}
+		}
+	}
 }

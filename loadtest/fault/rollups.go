@@ -18,7 +18,7 @@ type said struct {
 type bucket struct {
 	said
 	sum    float64
-	latest row // which has said last
+	latest place // of what was last
 }
 
 // add counts a sample in. Sums are exact: samples are multiples of 1/32 and
@@ -30,8 +30,8 @@ func (b *bucket) add(r row, v float64) {
 	if b.Count == 0 || v > b.Max {
 		b.Max = v
 	}
-	if b.Count == 0 || r.at > b.LastTime || r.at == b.LastTime && r.after(b.latest) {
-		b.Last, b.LastTime, b.latest = v, r.at, r
+	if b.Count == 0 || r.at > b.LastTime || r.at == b.LastTime && r.place.after(b.latest) {
+		b.Last, b.LastTime, b.latest = v, r.at, r.place
 	}
 	b.Count++
 	b.sum += v

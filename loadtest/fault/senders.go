@@ -32,7 +32,7 @@ type Senders struct {
 	paused  atomic.Bool
 
 	mu    sync.Mutex
-	acked []ledger.Entry
+	acked [][]ledger.Entry // by what was acknowledged together; a device sends no more before
 	resty sync.WaitGroup
 	stop  context.CancelFunc
 	bad   atomic.Pointer[error]
@@ -140,19 +140,21 @@ func (s *Senders) End(patience time.Duration) error {
 	return nil
 }
 
-// Acknowledged is what was, until now.
-func (s *Senders) Acknowledged() []ledger.Entry {
+// Acknowledged is what was, until now: batches of one device each, in its order.
+func (s *Senders) Acknowledged() [][]ledger.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]ledger.Entry(nil), s.acked...)
+	return slices.Clone(s.acked)
 }
 
 func (s *Senders) note(device, typ string, payloads [][]byte) {
+	var batch []ledger.Entry
+	for _, p := range payloads {
+		batch = append(batch, ledger.Entry{Device: device, Type: typ, ID: events.DeriveID(device, typ, p)})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range payloads {
-		s.acked = append(s.acked, ledger.Entry{Device: device, Type: typ, ID: events.DeriveID(device, typ, p)})
-	}
+	s.acked = append(s.acked, batch)
 }
 
 func (s *Senders) drive(ctx context.Context, device string, r *rand.Rand) {
