@@ -68,6 +68,10 @@ type Log interface {
 	// Bounds returns what a partition holds.
 	Bounds(ctx context.Context, partition uint16) (Bounds, error)
 
+	// Base returns what folds of control facts begin with; the zero Base in a log that
+	// was never compacted.
+	Base(ctx context.Context) (Base, error)
+
 	// Partitions lists all partitions of the log, ascending: telemetry first,
 	// then control, then dead letters.
 	Partitions() []uint16

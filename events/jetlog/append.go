@@ -35,7 +35,6 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 		return fail(events.ErrClosed)
 	default:
 	}
-	msgs := make([]*nats.Msg, len(evs))
 	for i := range evs {
 		e := &evs[i]
 		if err := e.Validate(); err != nil {
@@ -47,22 +46,25 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 		if limit := l.maxPayload(); len(e.Payload) > limit {
 			return fail(fmt.Errorf("%d bytes, at most %d: %w", len(e.Payload), limit, events.ErrTooLarge))
 		}
-		h := headerOf(e)
-		if h == nil {
-			h = nats.Header{}
-		}
-		msgs[i] = &nats.Msg{Subject: e.Subject(), Header: h, Data: e.Payload}
 	}
-	if seq, expected := expect.Seq(); expected {
+	if _, expected := expect.Seq(); expected {
 		if stream.Kind == events.Telemetry && stream.Name == "" {
 			return fail(fmt.Errorf("telemetry carries no expectation: %w", events.ErrInvalid))
 		}
 		if err := l.fresh(ctx, stream, expect); err != nil {
 			return events.Position{}, err
 		}
-		msgs[0].Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(seq, 10))
 	}
-	seq, err := l.publish(ctx, msgs)
+	seq, err := l.publish(ctx, messages(evs, expect))
+	if conflicts(err) {
+		stands, ok, lerr := l.stands(ctx, stream, expect)
+		if lerr != nil {
+			return fail(fmt.Errorf("%w: %w", err, lerr))
+		}
+		if ok {
+			seq, err = l.publish(ctx, messages(evs, stands))
+		}
+	}
 	if err != nil {
 		return events.Position{}, l.appendError(ctx, stream, expect, err)
 	}
@@ -75,9 +77,75 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 	return events.Position{Epoch: l.epochs[partition], Partition: partition, Seq: seq}, nil
 }
 
+// messages are those of events of one stream, with the expectation on the first.
+func messages(evs []events.Event, expect events.Expect) []*nats.Msg {
+	msgs := make([]*nats.Msg, len(evs))
+	for i := range evs {
+		e := &evs[i]
+		h := headerOf(e)
+		if h == nil {
+			h = nats.Header{}
+		}
+		msgs[i] = &nats.Msg{Subject: e.Subject(), Header: h, Data: e.Payload}
+	}
+	if seq, expected := expect.Seq(); expected {
+		msgs[0].Header.Set(nats.ExpectedLastSubjSeqHdr, strconv.FormatUint(seq, 10))
+	}
+	return msgs
+}
+
+// conflicts tells whether the server has refused an expectation.
+func conflicts(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == codeWrongLastSequence || api.ErrorCode == codeWrongLastSequenceConstant)
+}
+
+// stands translates an expectation that holds by the base into that of what the log
+// has: folds know the newest fact of a stream from the base, and the log has none of
+// it after that; what it has up to there was purged, or is to be.
+func (l *Log) stands(ctx context.Context, stream events.Stream, expect events.Expect) (there events.Expect, ok bool, err error) {
+	seq, _ := expect.Seq()
+	if l.layout.Of(stream) != events.ControlPartition {
+		return there, false, nil
+	}
+	p, err := l.present(ctx, false) // a purge waits for longer
+	if err != nil || p.UpTo == 0 || seq > p.UpTo {
+		return there, false, err
+	}
+	last, err := l.lastInBase(ctx, p, stream)
+	if err != nil || last != seq {
+		return there, false, err
+	}
+	last, err = l.lastIn(ctx, events.ControlPartition, stream)
+	return events.At(last), err == nil && last <= p.UpTo && last != seq, err
+}
+
 // fresh holds the expectation against partitions in which the stream was before the
-// log was split: they take nothing of it any more, so it cannot come to be there.
+// log was split, and, of one that shall have no event, against the base: neither
+// takes anything of it any more, so it cannot come to be there.
 func (l *Log) fresh(ctx context.Context, stream events.Stream, expect events.Expect) error {
+	if seq, _ := expect.Seq(); seq == 0 && l.layout.Of(stream) == events.ControlPartition {
+		var last uint64
+		p, err := l.present(ctx, false)
+		if err == nil {
+			last, err = l.lastInBase(ctx, p, stream)
+		}
+		if err != nil { // it may have been replaced, and removed
+			if p, err = l.present(ctx, true); err == nil {
+				last, err = l.lastInBase(ctx, p, stream)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("append %s: %w: %w", stream, events.ErrUnknown, err)
+		}
+		if last > 0 {
+			conflict := &events.ConflictError{Stream: stream, Expected: expect, Actual: last}
+			if last, err := l.last(ctx, stream); err == nil {
+				conflict.Actual = last
+			}
+			return conflict
+		}
+	}
 	way := l.layout.Way(l.layout.Of(stream))
 	for _, before := range way[:len(way)-1] {
 		last, err := l.lastIn(ctx, before.Partition, stream)
@@ -112,21 +180,29 @@ func (l *Log) appendError(ctx context.Context, stream events.Stream, expect even
 	if !errors.As(err, &api) {
 		return fmt.Errorf("append %s: %w: %w", stream, events.ErrUnknown, err)
 	}
-	switch api.ErrorCode {
-	case codeWrongLastSequence, codeWrongLastSequenceConstant:
-		conflict := &events.ConflictError{Stream: stream, Expected: expect}
-		if last, err := l.last(ctx, stream); err == nil {
-			conflict.Actual = last
-		}
-		return conflict
-	default:
+	if !conflicts(err) {
 		return fmt.Errorf("append %s: %w", stream, refusal(api))
 	}
+	conflict := &events.ConflictError{Stream: stream, Expected: expect}
+	if last, err := l.last(ctx, stream); err == nil {
+		conflict.Actual = last
+	}
+	return conflict
 }
 
-// last returns the sequence of a control stream's newest event, 0 without one.
+// last returns the sequence of a control stream's newest event, be it purged, 0
+// without one.
 func (l *Log) last(ctx context.Context, stream events.Stream) (uint64, error) {
-	return l.lastIn(ctx, l.layout.Of(stream), stream)
+	partition := l.layout.Of(stream)
+	last, err := l.lastIn(ctx, partition, stream)
+	if err != nil || last > 0 || partition != events.ControlPartition {
+		return last, err
+	}
+	p, err := l.present(ctx, false)
+	if err != nil {
+		return 0, err
+	}
+	return l.lastInBase(ctx, p, stream)
 }
 
 func (l *Log) lastIn(ctx context.Context, partition uint16, stream events.Stream) (uint64, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -73,10 +74,17 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Sync has everything that a server of this host has written reach the disk.
-	// It is called after each step of a split; nil where that is the server's own matter.
+	// It is called after each step of a split, and of a rebase; nil where that is the
+	// server's own matter.
 	Sync func() error
 
-	// Fault, for tests, is asked before each step of Split; its error is the step's.
+	// Settle is how long a base must be known before control facts that it stands for
+	// are purged; 0 is 2 minutes, the interval in which a server syncs by itself. All
+	// processes must have the same.
+	Settle time.Duration
+
+	// Fault, for tests, is asked before each step of Split, and at each of a rebase;
+	// its error is the step's.
 	Fault func(step string) error
 
 	// BeforeSync and AfterSync, for tests, are called around every fsync of a
@@ -93,6 +101,9 @@ func (c *Config) complete() error {
 	}
 	if c.Replicas == 0 {
 		c.Replicas = 1
+	}
+	if c.Settle == 0 {
+		c.Settle = 2 * time.Minute
 	}
 	if c.Window == 0 {
 		c.Window = 32768

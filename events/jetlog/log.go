@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -22,6 +23,11 @@ type Log struct {
 	groups []*committer           // one per telemetry partition
 
 	beginnings sync.Mutex // held while what is said of a stream's beginning changes
+
+	basing sync.Mutex
+	base   pointer   // to the present base
+	looked time.Time // when that was asked
+	known  []known   // bases, oldest first: the newest that this process has known for Config.Settle, and those after it
 
 	closing sync.Once
 	closed  chan struct{}

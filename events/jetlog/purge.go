@@ -77,6 +77,10 @@ func newestOf(ctx context.Context, s jetstream.Stream) (newest uint64, err error
 // syncing it, and a power failure at that moment would take what was
 // acknowledged. What is purged is written down first, so that no reader takes
 // what is left for all there was.
+//
+// Control facts are purged only as far as there is a base that this process has known
+// for Config.Settle: until then another may have looked whether a stream is new by the
+// base before it (Config.baseFor).
 func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, error) {
 	l.beginnings.Lock()
 	defer l.beginnings.Unlock()
@@ -86,20 +90,21 @@ func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, e
 	if upTo.Epoch != l.epochs[upTo.Partition] {
 		return fail(fmt.Errorf("the log is of epoch %d: %w", l.epochs[upTo.Partition], events.ErrInvalid))
 	}
+	if upTo.Partition == events.ControlPartition {
+		settled, err := l.mayPurge(ctx, upTo)
+		if err != nil {
+			return fail(err)
+		}
+		upTo.Seq = min(upTo.Seq, settled)
+	}
 	s, err := l.js.Stream(ctx, streamName(upTo.Partition))
 	if err != nil {
 		return fail(err)
 	}
 	info := s.CachedInfo()
-	newest, err := newestOf(ctx, s)
+	keep, err := l.firstToStay(ctx, s, upTo)
 	if err != nil {
 		return fail(err)
-	}
-	keep := min(upTo.Seq+1, newest) // the first to stay
-	if l.cfg.StoreDir != "" {
-		if keep, err = blockBefore(l.blockDir(upTo.Partition), keep); err != nil {
-			return fail(err)
-		}
 	}
 	if keep > 1 && keep > oldestOf(info) {
 		if err := l.note(ctx, s, metaPurged, keep-1); err != nil {
@@ -115,6 +120,55 @@ func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, e
 		}
 	}
 	return l.Bounds(ctx, upTo.Partition)
+}
+
+// firstToStay is the first sequence that a purge up to a position leaves.
+func (l *Log) firstToStay(ctx context.Context, s jetstream.Stream, upTo events.Position) (uint64, error) {
+	newest, err := newestOf(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	keep := min(upTo.Seq+1, newest)
+	if l.cfg.StoreDir == "" {
+		return keep, nil
+	}
+	return blockBefore(l.blockDir(upTo.Partition), keep)
+}
+
+// Purgeable returns up to where Purge could go of what it is asked for.
+func (l *Log) Purgeable(ctx context.Context, upTo events.Position) (events.Position, error) {
+	s, err := l.js.Stream(ctx, streamName(upTo.Partition))
+	if err == nil {
+		upTo.Seq, err = l.firstToStay(ctx, s, upTo)
+	}
+	if err != nil {
+		return events.Position{}, fmt.Errorf("see how far partition %d can be purged: %w", upTo.Partition, err)
+	}
+	upTo.Seq = max(upTo.Seq, 1) - 1
+	return upTo, nil
+}
+
+// ErrUnsettled tells that the base is too young to purge what it stands for: ask
+// again in a minute.
+var ErrUnsettled = errors.New("the log's base is too young")
+
+// mayPurge returns up to where folds need nothing of what is to be purged of the
+// control partition, by what it looks up and not by what it remembers.
+func (l *Log) mayPurge(ctx context.Context, upTo events.Position) (settled uint64, err error) {
+	p, err := l.present(ctx, true)
+	if err != nil {
+		return 0, err
+	}
+	if upTo.Seq > p.UpTo {
+		return 0, fmt.Errorf("folds begin at %d: %w", p.UpTo, events.ErrInvalid)
+	}
+	if _, err := l.openBase(ctx, p); err != nil {
+		return 0, err
+	}
+	if settled = l.settled(); settled == 0 {
+		return 0, ErrUnsettled
+	}
+	return settled, nil
 }
 
 // note raises a sequence of a stream's metadata. The caller holds beginnings.

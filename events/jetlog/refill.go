@@ -35,6 +35,12 @@ func (l *Log) BeginRefill(ctx context.Context, name string) error {
 	default:
 		return fail(fmt.Errorf("%w: it is being refilled from the archive %s", ErrNotEmpty, begun))
 	}
+	switch base, err := l.present(ctx, true); {
+	case err != nil:
+		return fail(err)
+	case base.seq > 0:
+		return fail(fmt.Errorf("%w: a base of another log is there (remedy: remove its streams BASE and BASE_*)", ErrNotEmpty))
+	}
 	for _, p := range l.Partitions() {
 		tail, err := l.Tail(ctx, p)
 		if err != nil {

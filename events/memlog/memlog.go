@@ -36,6 +36,8 @@ type Log struct {
 	changed    chan struct{}              // closed and replaced when something is appended
 	purged     map[uint16]uint64          // up to and with this sequence
 	erased     map[uint16]map[uint64]bool // sequences
+	base       []events.Event             // see Rebase
+	based      events.Base                // without Read
 	closed     bool
 	callbacks  sync.WaitGroup
 	queue      chan func()
@@ -92,7 +94,9 @@ func (l *Log) Append(ctx context.Context, expect events.Expect, evs ...events.Ev
 				return events.Position{}, &events.ConflictError{Stream: evs[0].Stream, Expected: expect, Actual: last}
 			}
 		}
-		if last := l.lastIn(l.layout.Of(evs[0].Stream), evs[0].Stream); last != seq {
+		last := l.lastIn(l.layout.Of(evs[0].Stream), evs[0].Stream)
+		if known, based := l.lastKnown(evs[0].Stream, last); last != seq && !(based && known == seq) || based && seq == 0 && known > 0 {
+			last = max(last, known)
 			return events.Position{}, &events.ConflictError{Stream: evs[0].Stream, Expected: expect, Actual: last}
 		}
 	}

@@ -32,3 +32,9 @@ func TestOvertaken(t *testing.T) {
 	t.Cleanup(func() { l.Close() })
 	logtest.Overtaken(t, l, 40, func() { ago.Store(0) })
 }
+
+func TestRebase(t *testing.T) {
+	l := New(Options{})
+	t.Cleanup(func() { l.Close() })
+	logtest.Rebase(t, l)
+}

@@ -2,6 +2,7 @@ package memlog
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/tachograph/tachograph/events"
 )
@@ -23,9 +24,14 @@ func (l *Log) Bounds(_ context.Context, partition uint16) (events.Bounds, error)
 	return b, nil
 }
 
-// Purge removes a partition's events up to a position.
+// Purge removes a partition's events up to a position; control facts only as far
+// as there is a base for them.
 func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, error) {
 	l.mu.Lock()
+	if upTo.Partition == events.ControlPartition && upTo.Seq > l.based.UpTo.Seq {
+		l.mu.Unlock()
+		return events.Bounds{}, fmt.Errorf("purge up to %s: folds begin at %s: %w", upTo, l.based.UpTo, events.ErrInvalid)
+	}
 	l.purged[upTo.Partition] = max(l.purged[upTo.Partition], min(upTo.Seq, uint64(len(l.partitions[upTo.Partition]))))
 	l.mu.Unlock()
 	return l.Bounds(ctx, upTo.Partition)
