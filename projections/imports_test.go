@@ -15,7 +15,8 @@ const module = "github.com/tachograph/tachograph/"
 
 // TestImports holds the order of the modules: projections stand on events and
 // schemas, never on services or loadtest, and a projection never on another.
-// catalog and buckets are what others may use, and forgotten for history, which is a log. The pure deciders know no NATS, no
+// catalog and buckets are what others may use, and forgotten for history, which is a log; compact holds what is left of facts
+// against the folds of them. The pure deciders know no NATS, no
 // driver, no HTTP, no logger.
 func TestImports(t *testing.T) {
 	own := module + "projections"
@@ -31,8 +32,9 @@ func TestImports(t *testing.T) {
 		"presence":  {module + "events"},
 		"forgotten": {module + "events"},
 		"history":   {module + "events", own + "/forgotten"},
+		"compact":   {module + "events", own + "/shadow", own + "/command", own + "/presence"},
 	}
-	pure := []string{"shadow", "command", "job", "presence", "forgotten"}
+	pure := []string{"shadow", "command", "job", "presence", "forgotten", "compact"}
 	files := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {

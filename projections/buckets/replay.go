@@ -187,6 +187,13 @@ func (r *Replay) Check(ctx context.Context) error {
 			continue
 		}
 		from := events.Cursor{Position: events.Position{Epoch: bounds.Oldest.Epoch, Partition: p}}
+		if p == events.ControlPartition { // a fold of it begins with the base
+			base, err := r.Log.Base(ctx)
+			if err != nil {
+				return fmt.Errorf("look whether the log can be replayed: %w", err)
+			}
+			from.Position.Seq = base.UpTo.Seq
+		}
 		if _, err := r.Log.Locate(ctx, p, events.After(from)); err != nil {
 			return fmt.Errorf("the view cannot be built from the log (remedy: refill one from an archive of files and replay that): %w", err)
 		}

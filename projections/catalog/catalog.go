@@ -83,7 +83,7 @@ func (c *Catalog) Unusable() uint64 { return c.unusable.Load() }
 // Run keeps the registry in step until ctx ends (nil). It returns an error when
 // the log cannot be followed any more, such as events.ErrDiverged.
 func (c *Catalog) Run(ctx context.Context) error {
-	for e, err := range c.log.Follow(ctx, events.ControlPartition, c.cursor()) {
+	for e, err := range events.Facts(ctx, c.log, c.cursor()) {
 		if err != nil {
 			return fmt.Errorf("catalog: %w", err)
 		}
@@ -102,7 +102,7 @@ func (c *Catalog) catchUp(ctx context.Context) error {
 	if after.Position.Seq >= tail.Seq {
 		return nil
 	}
-	for e, err := range c.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, c.log, after) {
 		if err != nil {
 			return err
 		}

@@ -19,8 +19,12 @@ type Command struct {
 }
 
 // Evolve folds one fact. It accepts every fact: what was decided has happened.
-// The command is changed in place.
+// The command is changed in place. One that has ended and is queued is another, of
+// the same key: the log was compacted of the first, or nobody would have queued it.
 func (c *Command) Evolve(f Fact) {
+	if f.Type == string(Queued) && c.State.Final() {
+		*c = Command{}
+	}
 	c.History = append(c.History, f)
 	switch f.Type {
 	case TypeRefused:

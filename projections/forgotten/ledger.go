@@ -54,7 +54,7 @@ func Open(ctx context.Context, log events.Log) (*Ledger, error) {
 	if tail.Seq == 0 {
 		return l, nil
 	}
-	for e, err := range log.Follow(ctx, events.ControlPartition, events.Cursor{}) {
+	for e, err := range events.Facts(ctx, log, events.Cursor{}) {
 		if err != nil {
 			return nil, fmt.Errorf("open ledger of what was forgotten: %w", err)
 		}
@@ -71,7 +71,7 @@ func (l *Ledger) Run(ctx context.Context, log events.Log) error {
 	l.mu.Lock()
 	after := l.cursor
 	l.mu.Unlock()
-	for e, err := range log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, log, after) {
 		if err != nil {
 			return fmt.Errorf("follow what is to be forgotten: %w", err)
 		}

@@ -55,8 +55,11 @@ func (d Document) Changes(f Fact) bool {
 // Evolve returns the document after the fact. It accepts every fact: what was
 // decided has happened.
 func (d Document) Evolve(f Fact) Document {
-	if f.Type == TypeDeleted {
+	switch f.Type {
+	case TypeDeleted:
 		return Document{Name: d.Name, Version: f.Version, At: f.At}
+	case TypeRestated:
+		return Document{Name: d.Name, Version: f.Version, Exists: true, At: f.At, desired: f.desired, reported: f.reported}
 	}
 	d = d.remembered(f.At)
 	next := Document{Name: d.Name, Version: f.Version, Exists: true, At: f.At, desired: d.desired, reported: d.reported}

@@ -24,6 +24,7 @@ type Fact struct {
 	At          int64  // epoch milliseconds, by the clock of who decided
 	By          string // "device", or who asked
 	ClientToken string
+	Pending     int64 // of TypeRestated, see Track
 
 	desired, reported *node
 }
@@ -51,10 +52,10 @@ func (f Fact) Payload() []byte {
 // ParseFact reads an event's payload.
 func ParseFact(typ string, payload []byte) (Fact, error) {
 	f := Fact{Type: typ}
-	if typ != TypeUpdated && typ != TypeDeleted {
+	if typ != TypeUpdated && typ != TypeDeleted && typ != TypeRestated {
 		return f, fmt.Errorf("parse shadow fact: unknown type %q", typ)
 	}
-	root, err := parse(payload, 1000) // the limits of the time were kept by who decided
+	root, err := parse(payload, maxNesting) // the limits of the time were kept by who decided
 	if err != nil {
 		return f, fmt.Errorf("parse shadow fact: %w", err)
 	}
@@ -71,10 +72,12 @@ func ParseFact(typ string, payload []byte) (Fact, error) {
 			f.By, _ = stringOf(m.node)
 		case "clientToken":
 			f.ClientToken, _ = stringOf(m.node)
+		case "pending":
+			f.Pending, err = strconv.ParseInt(string(m.node.value), 10, 64)
 		case "desired":
-			f.desired = m.node
+			f.desired, err = section(typ, m.node)
 		case "reported":
-			f.reported = m.node
+			f.reported, err = section(typ, m.node)
 		}
 		if err != nil {
 			return f, fmt.Errorf("parse shadow fact: %s: %w", m.name, err)
@@ -84,6 +87,17 @@ func ParseFact(typ string, payload []byte) (Fact, error) {
 		return f, fmt.Errorf("parse shadow fact: no version")
 	}
 	return f, nil
+}
+
+// maxNesting is how deep a fact may be nested; a restated one is twice as deep as its
+// document.
+const maxNesting = 2000
+
+func section(typ string, n *node) (*node, error) {
+	if typ == TypeRestated {
+		return stampedOf(n)
+	}
+	return n, nil
 }
 
 // Accepted renders the answer to the update that became this fact: what was in

@@ -77,7 +77,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		d.changed = make(chan struct{})
 		d.mu.Unlock()
 	}()
-	for e, err := range d.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, d.log, after) {
 		if err != nil {
 			return fmt.Errorf("follow devices: %w", err)
 		}
@@ -120,7 +120,7 @@ func (d *Directory) foldTo(ctx context.Context, seq uint64) error {
 	d.mu.RLock()
 	after := d.cursor
 	d.mu.RUnlock()
-	for e, err := range d.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, d.log, after) {
 		if err != nil {
 			return err
 		}

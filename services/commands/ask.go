@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -140,24 +141,64 @@ func (s *Commands) Get(ctx context.Context, device, id string) (View, error) {
 	return v, nil
 }
 
-// read folds a command's steps from the log, up to the first that is not wanted.
-func (s *Commands) read(ctx context.Context, k key, wanted func(events.Event) bool) (v View, err error) {
-	for ev, err := range s.log.Read(ctx, k.stream(), events.Latest) {
+// read folds a command's steps, up to the first that is not wanted: from what the
+// log has, and when the command's beginning is not among it, as it was compacted, from
+// the history.
+//
+// Errors: command.ErrNoCommand; *events.TruncatedError where this process has no
+// history to ask.
+func (s *Commands) read(ctx context.Context, k key, wanted func(events.Event) bool) (View, error) {
+	v, begun, err := steps(events.FactsOf(ctx, s.log, k.stream()), wanted)
+	if err != nil || begun {
+		return v, err
+	}
+	whole, err := s.whole(ctx)
+	if err != nil {
+		return View{}, err
+	}
+	if whole == s.log {
+		return View{}, command.ErrNoCommand
+	}
+	if v, begun, err = steps(whole.Read(ctx, k.stream(), events.Latest), wanted); err == nil && !begun {
+		err = command.ErrNoCommand
+	}
+	return v, err
+}
+
+// whole is where every step is that there ever was: the log, or, where that was
+// compacted, the history.
+//
+// Errors: *events.TruncatedError where this process has no history to ask.
+func (s *Commands) whole(ctx context.Context) (events.Log, error) {
+	base, err := s.log.Base(ctx)
+	if err != nil || base.UpTo.Seq == 0 {
+		return s.log, err
+	}
+	past := s.past.Load()
+	if past == nil {
+		begin, oldest := base.UpTo, base.UpTo
+		begin.Seq = 0
+		oldest.Seq++
+		return nil, &events.TruncatedError{Asked: begin, Oldest: oldest}
+	}
+	return *past, nil
+}
+
+// steps folds facts up to the first that is not wanted, and tells whether the
+// command's beginning was among them.
+func steps(facts iter.Seq2[events.Event, error], wanted func(events.Event) bool) (v View, begun bool, err error) {
+	for ev, err := range facts {
 		if err != nil {
-			return View{}, err
+			return View{}, begun, err
 		}
 		if !wanted(ev) {
 			break
 		}
-		if f, err := command.ParseFact(ev.Payload); err == nil { // else the fold has complained
-			v.Evolve(f)
-			v.Position = ev.Position
+		if live(&v.Command, ev) {
+			begun, v.Position = true, ev.Position
 		}
 	}
-	if v.State == "" {
-		return View{}, command.ErrNoCommand
-	}
-	return v, nil
+	return v, begun, nil
 }
 
 // view is a copy for others. The caller holds Commands.mu.

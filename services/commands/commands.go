@@ -72,7 +72,8 @@ type Commands struct {
 	logger    *slog.Logger
 	clock     clock
 	metrics   *metrics
-	out       Outlet // nil: this process has no devices
+	out       Outlet                     // nil: this process has no devices
+	past      atomic.Pointer[events.Log] // see Past
 
 	stopping chan struct{} // closed when Run ends
 	stop     sync.Once
@@ -149,6 +150,10 @@ func Open(ctx context.Context, c Config) (*Commands, error) {
 	}
 	return s, nil
 }
+
+// Past gives the commands the log's whole history, in which those are looked up that
+// had ended when it was compacted.
+func (s *Commands) Past(log events.Log) { s.past.Store(&log) }
 
 // Now is the time by which deadlines pass. It never goes back, so a deadline that
 // is some time ahead is counted from it: by a wall clock that was set back it

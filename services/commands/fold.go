@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections/command"
@@ -21,7 +22,7 @@ func (s *Commands) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	var failed error
-	for e, err := range s.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, s.log, after) {
 		if err != nil {
 			failed = fmt.Errorf("follow commands: %w", err)
 			break
@@ -36,7 +37,7 @@ func (s *Commands) Run(ctx context.Context) error {
 
 // foldTo folds up to seq; before Run.
 func (s *Commands) foldTo(ctx context.Context, seq uint64) error {
-	for e, err := range s.log.Follow(ctx, events.ControlPartition, s.cursor) {
+	for e, err := range events.Facts(ctx, s.log, s.cursor) {
 		if err != nil {
 			return err
 		}
@@ -92,6 +93,8 @@ func (s *Commands) evolve(e *entry, f command.Fact, at events.Position) {
 	e.c.Evolve(f)
 	e.at = at
 	switch f.Type {
+	case string(command.Queued):
+		e.tries, e.sentAt, e.again = 0, 0, 0 // of the one before it, if the key was used before
 	case string(command.Sent):
 		e.sentAt = f.At
 		if !e.flying { // another process, or one before this
@@ -118,6 +121,7 @@ func (s *Commands) settle(e *entry) {
 		}
 		d.open[e] = true
 		e.counted = true
+		s.unkeep(e)
 		s.pump(d)
 	case e.counted:
 		e.counted = false
@@ -135,6 +139,15 @@ func (s *Commands) settle(e *entry) {
 	s.setTimer(e)
 }
 
+// unkeep takes an entry from those that are kept after their end. The caller holds
+// s.mu.
+func (s *Commands) unkeep(e *entry) {
+	if e.kept {
+		e.kept = false
+		s.ended = slices.DeleteFunc(s.ended, func(other *entry) bool { return other == e })
+	}
+}
+
 // forget drops an entry that nobody works at. The caller holds s.mu.
 func (s *Commands) forget(e *entry) {
 	if !e.working && s.entries[e.key] == e {
@@ -149,16 +162,12 @@ func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Po
 		var c command.Command
 		var last events.Position
 		ids = map[string]events.Position{}
-		for ev, err := range s.log.Read(ctx, e.stream(), events.Latest) {
+		for ev, err := range events.FactsOf(ctx, s.log, e.stream()) {
 			if err != nil {
 				return nil, err
 			}
 			ids[ev.ID], last = ev.Position, ev.Position
-			f, err := command.ParseFact(ev.Payload)
-			if err != nil {
-				continue // the fold has complained
-			}
-			c.Evolve(f)
+			live(&c, ev)
 		}
 		s.mu.Lock()
 		if e.seen > last.Seq {
@@ -172,10 +181,28 @@ func (s *Commands) load(ctx context.Context, e *entry) (ids map[string]events.Po
 				e.again = s.clock.ms() + s.limits.Attempt.Milliseconds()
 			}
 			s.settle(e)
+		} else if last.Seq == 0 && e.at.Seq > 0 { // it had ended long ago, and the log was compacted
+			e.c, e.at = command.Command{}, events.Position{}
+			s.unkeep(e)
+			s.settle(e)
 		}
 		s.mu.Unlock()
 		return ids, nil
 	}
+}
+
+// live folds one of a command's facts. A command begins with the fact that queued
+// it: what is left, in a log that was compacted, of the end of one is none.
+func live(c *command.Command, ev events.Event) (ok bool) {
+	f, err := command.ParseFact(ev.Payload)
+	if err != nil {
+		return false // the fold has complained
+	}
+	if c.State == "" && f.Type != string(command.Queued) {
+		return false
+	}
+	c.Evolve(f)
+	return true
 }
 
 // refused tells whether err is a decision, as against trouble with the log.

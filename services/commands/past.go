@@ -44,7 +44,8 @@ type pastCommand struct {
 // zero when there was none. It reads every step that the device's commands ever had,
 // and keeps twice limit commands at most.
 //
-// Errors: those of events.Log.Scan.
+// Errors: those of events.Log.Scan, and *events.TruncatedError where the log was
+// compacted and this process has no history to ask.
 func (s *Commands) ListAt(ctx context.Context, device string, at time.Time, limit int) (all []View, position events.Position, err error) {
 	fail := func(err error) ([]View, events.Position, error) {
 		return nil, events.Position{}, fmt.Errorf("commands to %s at %s: %w", device, at.UTC().Format(time.RFC3339Nano), err)
@@ -55,7 +56,11 @@ func (s *Commands) ListAt(ctx context.Context, device string, at time.Time, limi
 	}
 	there := map[string]*pastCommand{}
 	only := events.Filter{Kinds: []events.Kind{events.Command}, ID: device}
-	for e, err := range s.log.Scan(ctx, events.ControlPartition, events.Cursor{}, tail.Seq, only) {
+	whole, err := s.whole(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	for e, err := range whole.Scan(ctx, events.ControlPartition, events.Cursor{}, tail.Seq, only) {
 		if err != nil {
 			return fail(err)
 		}

@@ -94,3 +94,49 @@ func BenchmarkStart(b *testing.B) {
 		n = startNode(b, config)
 	}
 }
+
+// BenchmarkStartCompacted is what a node takes to start with 300,000 facts of cars
+// that come and go in its log, before they are compacted and after, by turns.
+func BenchmarkStartCompacted(b *testing.B) {
+	var took [2][]time.Duration
+	var facts [2]float64
+	var compacting time.Duration
+	configs := [2]Config{}
+	for i := range configs {
+		config := defaults(b, "--role", "gateway,api", "--durability", "fast", "--keep-control", "24h")
+		config.settle = time.Nanosecond
+		n := startNode(b, config)
+		for car := range 300 {
+			comesAndGoes(b, n.log, fmt.Sprint("car-", car), 430, false) // 1,003 facts
+		}
+		if i == 1 {
+			began := time.Now()
+			if err := n.compactor.Pass(b.Context(), time.Now().Add(25*time.Hour)); err != nil {
+				b.Fatal(err)
+			}
+			compacting = time.Since(began)
+		}
+		base, err := n.log.Base(b.Context())
+		bounds, err2 := n.log.Bounds(b.Context(), events.ControlPartition)
+		if err != nil || err2 != nil || (base.Facts > 0) != (i == 1) {
+			b.Fatal(base, err, err2)
+		}
+		facts[i] = float64(bounds.Newest.Seq - base.UpTo.Seq + base.Facts)
+		configs[i] = config
+		stopNode(b, n)
+	}
+	for b.Loop() {
+		for i, config := range configs {
+			began := time.Now()
+			n := startNode(b, config)
+			took[i] = append(took[i], time.Since(began))
+			stopNode(b, n)
+		}
+	}
+	for i, name := range []string{"before", "after"} {
+		slices.Sort(took[i])
+		b.ReportMetric(float64(took[i][len(took[i])/2].Microseconds())/1000, name+"-ms")
+		b.ReportMetric(facts[i], name+"-facts")
+	}
+	b.ReportMetric(float64(compacting.Milliseconds()), "compacting-ms")
+}

@@ -66,6 +66,8 @@ type Config struct {
 
 	KeepLog time.Duration `name:"keep-log" help:"How long the log keeps telemetry, such as 720h; what ClickHouse or a projection does not have yet stays longer. 0 is for ever." default:"0s" placeholder:"DURATION"`
 
+	KeepControl time.Duration `name:"keep-control" help:"How long the log keeps control facts, and idempotency keys of commands that have ended, such as 720h; then they are compacted to what is needed of them, and ClickHouse has the rest. 0 is for ever." default:"0s" placeholder:"DURATION"`
+
 	SnapshotBytes int64 `name:"snapshot-bytes" help:"Most bytes of states kept for looks at the past; the oldest go, and looks there take longer." default:"4294967296" placeholder:"BYTES"`
 
 	ShadowBytes int `name:"shadow-bytes" help:"Largest shadow document, bytes of desired and reported together; AWS's is ${default}." default:"8192" placeholder:"BYTES"`
@@ -74,7 +76,10 @@ type Config struct {
 	TLSCert string `name:"tls-cert" help:"Certificate of the MQTT and HTTP listeners, PEM." type:"path" placeholder:"FILE"`
 	TLSKey  string `name:"tls-key" help:"Its key, PEM." type:"path" placeholder:"FILE"`
 
-	fault func(step string) error // for tests; see retention.ForgetConfig
+	// For tests; see retention.ForgetConfig and CompactConfig, jetlog.Config.
+	fault  func(step string) error
+	least  uint64
+	settle time.Duration
 }
 
 var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -173,6 +178,9 @@ func (c Config) Validate() error {
 	}
 	if c.KeepLog != 0 && c.KeepLog < time.Hour {
 		bad("keep-log", "%s; 0, or at least 1h", c.KeepLog)
+	}
+	if c.KeepControl != 0 && c.KeepControl < 24*time.Hour {
+		bad("keep-control", "%s; 0, or at least 24h", c.KeepControl)
 	}
 	if c.SnapshotBytes < 0 {
 		bad("snapshot-bytes", "%d is negative", c.SnapshotBytes)

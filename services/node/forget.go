@@ -17,7 +17,7 @@ import (
 // startForgetting takes requests everywhere and carries them out where
 // projections run.
 func (n *Node) startForgetting() error {
-	cfg := retention.ForgetConfig{Log: n.appends, Ledger: n.ledger, Logger: n.logger, Fault: n.cfg.fault}
+	cfg := retention.ForgetConfig{Log: n.appends, Ledger: n.ledger, Bases: n.compactor, Logger: n.logger, Fault: n.cfg.fault}
 	if !n.cfg.Has("project") {
 		n.forgetter = retention.NewForgetter(cfg)
 		return nil

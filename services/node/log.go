@@ -20,7 +20,7 @@ func (n *Node) joinLog(ctx context.Context) (cfg jetlog.Config, services *nats.C
 		return cfg, nil, err
 	}
 	cfg = jetlog.Config{
-		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Refill: n.refill, Logger: n.logger,
+		Durability: durability, Partitions: n.cfg.Partitions, Replicas: n.cfg.Replicas, MaxBytes: n.cfg.LogBytes, Refill: n.refill, Logger: n.logger, Settle: n.cfg.settle, Fault: n.cfg.fault,
 	}
 	if n.cfg.NATS == "" {
 		cfg.Sync = n.syncData

@@ -64,6 +64,7 @@ type Node struct {
 	letters     *letters.Letters // nil: the same
 	audit       *columnar.Audit  // nil: no projections here
 	janitor     *retention.Janitor
+	compactor   *retention.Compactor
 	swaps       sync.Mutex    // held while an unfinished swap of tables is looked for
 	queries     *query.Client // nil: no ClickHouse to ask
 	ledger      *forgotten.Ledger

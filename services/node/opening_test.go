@@ -111,3 +111,59 @@ func TestOpening(t *testing.T) {
 	take(o, events.Cursor{}, facts)
 	read(facts)
 }
+
+// TestOpeningWithBase: of a log that was compacted the folds get the base and what
+// comes after it, each fact once and read once.
+func TestOpeningWithBase(t *testing.T) {
+	mem := memlog.New(memlog.Options{})
+	log := &counting{Log: mem}
+	t.Cleanup(func() { log.Close() })
+	for i := range 100 {
+		if _, err := log.Append(t.Context(), events.Any, events.Event{Stream: events.Stream{Kind: events.Registry, ID: fmt.Sprint("car-", i)}, Type: "added", ID: events.UniqueID(), Payload: []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upTo := events.Position{Epoch: 1, Partition: events.ControlPartition, Seq: 90}
+	facts := func(yield func(events.Event, error) bool) {
+		for e, err := range mem.Read(t.Context(), events.Stream{Kind: events.Registry, ID: "car-49"}, events.Latest) {
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+	if err := mem.Rebase(t.Context(), events.Base{}, upTo, facts); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mem.Purge(t.Context(), upTo); err != nil {
+		t.Fatal(err)
+	}
+	log.read = 0
+	o := newOpening(log)
+	for i := range 3 {
+		var got []uint64
+		for e, err := range events.Facts(t.Context(), o, events.Cursor{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = append(got, e.Position.Seq); e.Position.Seq == 100 {
+				break
+			}
+		}
+		if fmt.Sprint(got) != "[50 91 92 93 94 95 96 97 98 99 100]" || log.read != 10 {
+			t.Errorf("fold %d: %v, %d events read from the log", i, got, log.read)
+		}
+		if kept := len(o.kept); kept != 1 {
+			t.Errorf("fold %d: %d facts of the base are kept", i, kept)
+		}
+	}
+	for _, err := range o.Follow(t.Context(), events.ControlPartition, events.Cursor{}) {
+		var truncated *events.TruncatedError
+		if !errors.As(err, &truncated) {
+			t.Fatal("history begins where the base ends: ", err)
+		}
+	}
+	o.over()
+	if base, err := o.Base(t.Context()); err != nil || base.UpTo != upTo || o.base != nil {
+		t.Fatal(base, err)
+	}
+}

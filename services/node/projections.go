@@ -37,6 +37,8 @@ func (n *Node) startProjections(context.Context) error {
 	}
 	whole := history.New(n.appends, archives, n.ledger, n.logger)
 	n.past.Log, n.history = whole, whole
+	n.shadows.Past(whole)
+	n.commands.Past(whole)
 	base := columnar.Config{
 		Log: whole, Catalog: n.catalog, Server: n.shards.Servers[0], MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
 		OnPanic: projections.OnPanic{Park: n.cfg.OnPanic == "park"},

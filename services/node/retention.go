@@ -20,12 +20,24 @@ func (n *Node) startRetention(context.Context) error {
 	if len(n.cfg.ClickHouse) == 0 || n.cfg.NATS == "" {
 		cfg.Sync = n.syncData
 	}
+	n.compactor = retention.NewCompactor(retention.CompactConfig{
+		Log: n.log, Keep: n.cfg.KeepControl, Least: n.cfg.least, Holders: cfg.Holders, Ledger: n.ledger, Room: n.room, Sync: cfg.Sync, Logger: n.logger,
+	})
+	cfg.Control = n.compactor
 	n.janitor = retention.New(cfg)
 	n.metrics.MustRegister(n.janitor)
-	if n.cfg.Has("project") && n.cfg.KeepLog > 0 {
+	if n.cfg.Has("project") && (n.cfg.KeepLog > 0 || n.cfg.KeepControl > 0) {
 		n.run("janitor", n.janitor.Run)
 	}
 	return n.startForgetting()
+}
+
+// room tells that the disk has none for what need not be written.
+func (n *Node) room() error {
+	if n.disk == nil || n.disk.free.Load() >= n.disk.reserve {
+		return nil
+	}
+	return fmt.Errorf("less than %d bytes of the disk are free (remedy: make room, or a smaller --log-reserve)", n.disk.reserve)
 }
 
 // holders are all that read telemetry from the log and may have to again. A replay

@@ -31,6 +31,9 @@ type ForgetConfig struct {
 	// stretch is not the newest.
 	Restate func(ctx context.Context, device string) error
 
+	// Bases has those that were made of control facts, among them presence.
+	Bases *Compactor
+
 	Tables Tables
 	View   func(ctx context.Context, r forgotten.Request) error // makes what the device is now anew
 	Sweep  func(ctx context.Context, r forgotten.Request) error // has replaced values leave the disk
@@ -166,10 +169,10 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 	if err != nil {
 		return err
 	}
-	presence, err := f.presence(ctx, r)
-	if err == nil && r.Began == nil && len(presence) > 0 {
+	presence, kept, err := f.presence(ctx, r)
+	if err == nil && r.Began == nil && len(presence)+len(kept) > 0 {
 		if err = f.cfg.Restate(ctx, r.Device); err == nil {
-			presence, err = f.presence(ctx, r)
+			presence, kept, err = f.presence(ctx, r)
 		}
 	}
 	if err != nil {
@@ -184,7 +187,7 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 		return err
 	}
 	if r.Began == nil {
-		all := map[string]uint64{"log": uint64(len(found.positions())), "log dead letters": uint64(len(letters)), "log presence": uint64(len(presence))}
+		all := map[string]uint64{"log": uint64(len(found.positions())), "log dead letters": uint64(len(letters)), "log presence": uint64(len(union(presence, kept)))}
 		for table, n := range counts {
 			all["table "+table] = n
 		}
@@ -196,6 +199,10 @@ func (f *Forgetter) carryOut(ctx context.Context, r forgotten.Request) error {
 	}{
 		{"dead letters", func() error { return f.erase(ctx, r, events.DeadLetterPartition, letters) }},
 		{"presence", func() error { return f.erase(ctx, r, events.ControlPartition, presence) }},
+		{"base", func() error {
+			said := union(presence, kept) // a base that was made meanwhile may have either
+			return f.cfg.Bases.Forget(ctx, r.Device, func(e events.Event) bool { return slices.Contains(said, e.Position.Seq) })
+		}},
 		{"log", func() error {
 			for _, one := range slices.Backward(found) { // the newest first, see jetlog.Log.Erase
 				if err := f.erase(ctx, r, one.partition, one.seqs); err != nil {
@@ -309,19 +316,40 @@ func (f *Forgetter) find(ctx context.Context, r forgotten.Request) (all findings
 	return all, nil
 }
 
-// presence looks for what was said of the device's connections in the stretch.
-// The newest is never among it: what is said next follows it.
-func (f *Forgetter) presence(ctx context.Context, r forgotten.Request) (seqs []uint64, err error) {
+// presence looks for what was said of the device's connections in the stretch, in
+// the log and in its base. The newest is never among it: what is said next follows it.
+func (f *Forgetter) presence(ctx context.Context, r forgotten.Request) (seqs, kept []uint64, err error) {
 	newest := uint64(0)
-	for e, err := range f.cfg.Log.Read(ctx, events.Stream{Kind: events.Presence, ID: r.Device}, events.Latest) {
-		if err != nil {
-			return nil, fmt.Errorf("forget %s: %w", r.Device, err)
-		}
+	some, err := f.cfg.Bases.Presence(ctx, r.Device)
+	if err != nil {
+		return nil, nil, fmt.Errorf("forget %s: %w", r.Device, err)
+	}
+	for _, e := range some {
 		if newest = e.Position.Seq; r.Covers(e.Received) {
-			seqs = append(seqs, newest)
+			kept = append(kept, newest)
 		}
 	}
-	return slices.DeleteFunc(seqs, func(seq uint64) bool { return seq == newest && r.Began != nil }), nil
+	bounds, err := f.cfg.Log.Bounds(ctx, events.ControlPartition)
+	if err != nil {
+		return nil, nil, err
+	}
+	for e, err := range f.cfg.Log.ReadAfter(ctx, events.Stream{Kind: events.Presence, ID: r.Device}, bounds.Before(), events.Latest) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("forget %s: %w", r.Device, err)
+		}
+		if newest = max(newest, e.Position.Seq); r.Covers(e.Received) {
+			seqs = append(seqs, e.Position.Seq)
+		}
+	}
+	stays := func(seq uint64) bool { return seq == newest && r.Began != nil }
+	return slices.DeleteFunc(seqs, stays), slices.DeleteFunc(kept, stays), nil
+}
+
+// union returns the sequences that are in one of two lists, or in both.
+func union(a, b []uint64) []uint64 {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // deadLetters looks for the log's dead letters that come from positions.

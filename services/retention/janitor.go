@@ -42,6 +42,9 @@ type Config struct {
 	Every   time.Duration // between passes; 0 is a minute
 	Holders []Holder
 
+	// Control compacts control facts with each pass; nil: they all stay.
+	Control *Compactor
+
 	// Sync returns once what the holders have reached is on disk. nil where that
 	// is a server's own matter.
 	Sync func() error
@@ -68,7 +71,7 @@ func (p Partition) Held() uint64 {
 	return p.Due + 1 - p.Oldest.Seq
 }
 
-// Janitor purges the telemetry of one log.
+// Janitor purges the telemetry of one log, and has its control facts compacted.
 type Janitor struct {
 	cfg Config
 
@@ -107,12 +110,12 @@ func (j *Janitor) Run(ctx context.Context) error {
 
 // Pass purges once what may go at a moment.
 func (j *Janitor) Pass(ctx context.Context, now time.Time) error {
-	if j.cfg.Keep == 0 {
-		return nil
-	}
 	var errs []error
+	if j.cfg.Control != nil {
+		errs = append(errs, j.cfg.Control.Pass(ctx, now))
+	}
 	for _, p := range j.cfg.Log.Partitions() {
-		if p >= events.ControlPartition {
+		if p >= events.ControlPartition || j.cfg.Keep == 0 {
 			continue
 		}
 		if err := j.pass(ctx, p, now.Add(-j.cfg.Keep)); err != nil {
@@ -136,17 +139,7 @@ func (j *Janitor) pass(ctx context.Context, partition uint16, before time.Time) 
 	goal := bounds.Oldest
 	goal.Seq = due
 	if due >= bounds.Oldest.Seq {
-		for _, h := range j.cfg.Holders {
-			at, err := h.Reached(ctx, partition)
-			switch {
-			case err != nil:
-				goal.Seq, told.HeldBy, told.Why = 0, h.Name, "how far it is cannot be learned: "+err.Error()
-			case at.Epoch < goal.Epoch && goal.Seq > 0:
-				goal.Seq, told.HeldBy, told.Why = 0, h.Name, fmt.Sprintf("it stands in epoch %d, the log is of epoch %d", at.Epoch, goal.Epoch)
-			case at.Epoch == goal.Epoch && at.Seq < goal.Seq:
-				goal.Seq, told.HeldBy, told.Why = at.Seq, h.Name, fmt.Sprintf("it has everything up to %s only", at)
-			}
-		}
+		goal.Seq, told.HeldBy, told.Why = held(ctx, j.cfg.Holders, goal)
 	}
 	j.tell(partition, told)
 	if goal.Seq < bounds.Oldest.Seq {
@@ -176,7 +169,7 @@ func (j *Janitor) tell(partition uint16, p Partition) {
 }
 
 // Status tells of each telemetry partition what it holds now and what held it
-// back in the last pass.
+// back in the last pass; of the control partition as well, where that is compacted.
 func (j *Janitor) Status(ctx context.Context) ([]Partition, error) {
 	var all []Partition
 	for _, partition := range j.cfg.Log.Partitions() {
@@ -191,6 +184,13 @@ func (j *Janitor) Status(ctx context.Context) ([]Partition, error) {
 		p := j.last[partition]
 		j.mu.Unlock()
 		p.Partition, p.Oldest, p.Newest, p.Purged = partition, b.Oldest, b.Newest, b.Oldest.Seq-1
+		all = append(all, p)
+	}
+	if j.cfg.Control != nil && j.cfg.Control.Keep() > 0 {
+		p, err := j.cfg.Control.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
 		all = append(all, p)
 	}
 	return all, nil

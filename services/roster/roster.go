@@ -142,7 +142,7 @@ func (r *Roster) Elsewhere(device string) bool {
 }
 
 func (r *Roster) foldTo(ctx context.Context, seq uint64) error {
-	for e, err := range r.log.Follow(ctx, events.ControlPartition, r.cursor) {
+	for e, err := range events.Facts(ctx, r.log, r.cursor) {
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ func (r *Roster) follow(ctx context.Context) error {
 	r.mu.Lock()
 	after := r.cursor
 	r.mu.Unlock()
-	for e, err := range r.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, r.log, after) {
 		if err != nil {
 			return fmt.Errorf("follow presence: %w", err)
 		}

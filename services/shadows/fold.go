@@ -15,7 +15,7 @@ func (s *Shadows) Run(ctx context.Context) error {
 	s.mu.RLock()
 	after := s.cursor
 	s.mu.RUnlock()
-	for e, err := range s.log.Follow(ctx, events.ControlPartition, after) {
+	for e, err := range events.Facts(ctx, s.log, after) {
 		if err != nil {
 			return fmt.Errorf("follow shadows: %w", err)
 		}
@@ -29,7 +29,7 @@ func (s *Shadows) foldTo(ctx context.Context, seq uint64) error {
 	if seq == 0 {
 		return nil
 	}
-	for e, err := range s.log.Follow(ctx, events.ControlPartition, s.cursor) {
+	for e, err := range events.Facts(ctx, s.log, s.cursor) {
 		if err != nil {
 			return err
 		}
@@ -78,12 +78,10 @@ func (s *Shadows) apply(e *entry, f shadow.Fact, at events.Position) {
 		return
 	}
 	before := e.doc
-	e.doc, e.position = before.Evolve(f), at
-	switch converged := e.doc.Converged(); {
-	case converged:
-		e.pending, e.rejected = 0, nil
-	case e.pending == 0:
-		e.pending = f.At
+	now := shadow.Track{Document: before, Pending: e.pending}.Evolve(f)
+	e.doc, e.pending, e.position = now.Document, now.Pending, at
+	if e.pending == 0 {
+		e.rejected = nil
 	}
 	if s.view != nil {
 		s.view.touch(e)

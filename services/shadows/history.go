@@ -22,7 +22,8 @@ type Change struct {
 // History yields a shadow's changes after a position (the zero position: all),
 // oldest first.
 //
-// Errors: those of events.Log.Read; a fact that cannot be read is skipped, as
+// Errors: those of events.Log.Read, *events.TruncatedError where the log was
+// compacted and this process has no history to ask; a fact that cannot be read is skipped, as
 // the fold skips it.
 func (s *Shadows) History(ctx context.Context, device, name string, after events.Position) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
@@ -42,7 +43,7 @@ func (s *Shadows) History(ctx context.Context, device, name string, after events
 func (s *Shadows) changes(ctx context.Context, device, name string, begin mark) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		doc := begin.doc
-		for ev, err := range s.log.ReadAfter(ctx, events.Stream{Kind: events.Shadow, ID: device, Name: name}, begin.position, events.Latest) {
+		for ev, err := range s.whole().ReadAfter(ctx, events.Stream{Kind: events.Shadow, ID: device, Name: name}, begin.position, events.Latest) {
 			if err != nil {
 				yield(Change{}, fmt.Errorf("history of shadow of %s: %w", device, err))
 				return

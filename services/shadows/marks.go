@@ -38,7 +38,7 @@ func (m *marks) note(ev events.Event, doc shadow.Document, known bool) {
 	}
 	m.since++
 	m.every = max(m.every, markEvery)
-	if m.since < m.every || !known {
+	if m.since < m.every && ev.Type != shadow.TypeRestated || !known { // what comes before that one is not in the log
 		return
 	}
 	m.since = 0

@@ -90,7 +90,7 @@ func (r *rebuild) Run(ctx context.Context) error {
 }
 
 func (r *rebuild) fold(ctx context.Context) error {
-	for e, err := range r.s.log.Follow(ctx, events.ControlPartition, events.Cursor{}) {
+	for e, err := range events.Facts(ctx, r.s.log, events.Cursor{}) {
 		if err != nil {
 			return fmt.Errorf("follow shadows: %w", err)
 		}

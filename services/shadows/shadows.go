@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,8 @@ type Shadows struct {
 	out    Outlet // nil: this process has no devices
 	owed   owed
 
+	past atomic.Pointer[events.Log] // see Past
+
 	connected func(device string) bool // may be nil
 	requests  *prometheus.CounterVec
 
@@ -98,6 +101,18 @@ func Open(ctx context.Context, c Config) (*Shadows, error) {
 		return nil, fmt.Errorf("open shadows: %w", err)
 	}
 	return s, nil
+}
+
+// Past gives the shadows the log's whole history, in which those of their changes are
+// looked up that the log was compacted of.
+func (s *Shadows) Past(log events.Log) { s.past.Store(&log) }
+
+// whole is the log as far back as this process can look.
+func (s *Shadows) whole() events.Log {
+	if past := s.past.Load(); past != nil {
+		return *past
+	}
+	return s.log
 }
 
 // unfolded returns the shadows as of the log's beginning.
