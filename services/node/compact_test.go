@@ -345,6 +345,7 @@ func TestCompact(t *testing.T) {
 		for _, device := range devices {
 			get("/v1/devices/" + device)
 			get("/v1/devices/" + device + "/shadows")
+			get("/v1/devices/" + device + "/commands?at=" + middle.Format(time.RFC3339Nano))
 			for _, name := range []string{"", "doors", "gone", "last"} {
 				get("/v1/devices/" + device + "/shadow?name=" + name)
 				get("/v1/devices/" + device + "/shadow?name=" + name + "&at=" + middle.Format(time.RFC3339Nano))
