@@ -196,6 +196,9 @@ var answered = regexp.MustCompile(`"timestamp":[0-9]+}\s*$`)
 // was, on the running node, after a start and of every fold that begins anew; all of
 // it goes on from there, and the tables, replays and an export know nothing of it.
 func TestCompact(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and the race detector sees the same in TestCompactByTwo: make test runs this")
+	}
 	t.Parallel()
 	c := defaults(t, "--keep-control", "24h", "--presence-grace", "1s")
 	c.LogBytes, c.least, c.settle = 20<<20, 1, time.Nanosecond
