@@ -1,6 +1,7 @@
 # make help lists what there is. make ci is exactly what CI runs.
-MODULES     := projections loadtest services events schemas
+MODULES     := schemas events projections services loadtest
 PACKAGES    := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+LONGEST     := ./services/node ./projections/columnar ./loadtest/fault ./events/jetlog
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
@@ -11,7 +12,7 @@ FUZZTIME ?= 10s
 FUZZ     ?= $(MODULES)
 COUNT    ?= 5
 
-# Tests wait for servers more than they compute, so four packages are tested at a time; MODULES begins with those that take longest.
+# Tests wait for servers more than they compute, so four packages are tested at a time, those that take longest first.
 GOTEST   := go test -p 4 -timeout 20m
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,10 @@ run: build ## start everything and play the demo fleet (SPEED=60, DEMO=0 without
 
 test: ## build and pass every test
 	go build $(PACKAGES)
-	$(GOTEST) $(PACKAGES)
+	$(GOTEST) $(LONGEST) $(PACKAGES)
 
 race: ## the short tests under the race detector (those left out, with -short, run in make test)
-	$(GOTEST) -race -short -vet=off $(PACKAGES)
+	$(GOTEST) -race -short -vet=off $(LONGEST) $(PACKAGES)
 
 fuzz: ## every fuzz target in test files whose path begins with FUZZ (all) for FUZZTIME (10s) each
 	@set -e; git grep -l '^func Fuzz' -- $(foreach d,$(FUZZ),'$(d)*_test.go') | while read -r f; do \

@@ -215,6 +215,9 @@ func TestCommandsAt(t *testing.T) {
 	order := func(device, name string) (c commandDoc) {
 		t.Helper()
 		f.answered(call{method: "POST", path: "/v1/devices/" + device + "/commands", token: "admin", body: `{"name":"` + name + `","policy":"until_deadline","deadline":"1h"}`}, 201, &c)
+		for was := time.Now().UnixMilli(); time.Now().UnixMilli() == was; { // the newest is told by the millisecond
+			time.Sleep(100 * time.Microsecond)
+		}
 		return c
 	}
 	at(0)
