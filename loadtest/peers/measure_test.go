@@ -88,7 +88,7 @@ func tacho(t *testing.T) string {
 // say of a rate is not worth much, but that every message is counted is.
 func TestMeasurements(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts several nodes")
+		t.Skip("starts several nodes: make test runs this")
 	}
 	program := tacho(t)
 	t.Run("parts", func(t *testing.T) {
