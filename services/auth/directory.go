@@ -115,11 +115,15 @@ func (d *Directory) catchUp(ctx context.Context) error {
 	return d.await(ctx, tail.Seq)
 }
 
-// foldTo folds up to seq. It may run beside Run: an event is folded once.
+// foldTo folds up to seq. It may run beside Run: an event is folded once, and
+// Run may have begun since the caller looked and be further than seq by now.
 func (d *Directory) foldTo(ctx context.Context, seq uint64) error {
 	d.mu.RLock()
 	after := d.cursor
 	d.mu.RUnlock()
+	if after.Position.Seq >= seq {
+		return nil // what follows may never come
+	}
 	for e, err := range events.Facts(ctx, d.log, after) {
 		if err != nil {
 			return err

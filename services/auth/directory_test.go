@@ -177,6 +177,24 @@ func TestTwoProcesses(t *testing.T) {
 	})
 }
 
+// Whoever found that nobody folds, and folds up to its own event while Run has
+// begun and is further, waits for no event beyond it.
+func TestFoldBesideRun(t *testing.T) {
+	eachLog(t, func(t *testing.T, log events.Log) {
+		d := open(t, log)
+		if _, err := d.Add(t.Context(), "car-1"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for _, seq := range []uint64{1, d.cursor.Position.Seq} {
+			if err := d.foldTo(ctx, seq); err != nil {
+				t.Fatalf("fold to %d, which was folded: %v", seq, err)
+			}
+		}
+	})
+}
+
 func TestOneOfManyAddsWins(t *testing.T) {
 	eachLog(t, func(t *testing.T, log events.Log) {
 		a, b := running(t, log), running(t, log)
