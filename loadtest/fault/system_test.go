@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/events/aptget"
 	"github.com/tachograph/tachograph/loadtest/fleet"
 	"github.com/tachograph/tachograph/loadtest/ledger"
 )
@@ -70,28 +71,12 @@ func start(t *testing.T, dir string, wrap []string, args ...string) *Process {
 	return p
 }
 
-// strace installs it where it is missing.
-func strace(t *testing.T) string {
-	t.Helper()
-	if path, err := exec.LookPath("strace"); err == nil {
-		return path
-	}
-	if out, err := exec.Command("sh", "-c", "apt-get update && apt-get install -y strace").CombinedOutput(); err != nil {
-		t.Fatalf("this test needs strace; install it (apt-get install strace): %v: %s", err, out)
-	}
-	path, err := exec.LookPath("strace")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // traced publishes over several connections to a node under strace, kills it
 // with -9 after the last acknowledgement, and returns what it did.
 func traced(t *testing.T, dir, durability string) (calls []Call, acks []Ack) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "trace")
-	p := start(t, dir, []string{strace(t), "-f", "-yy", "-xx", "-s", "100000", "-o", out,
+	p := start(t, dir, []string{aptget.Program(t, "strace", "strace"), "-f", "-yy", "-xx", "-s", "100000", "-o", out,
 		"-e", "trace=pwrite64,fsync,fdatasync,write,writev,sendto,openat,mkdirat,?mkdir,renameat,renameat2,?rename", "--seccomp-bpf"}, "--role", "gateway", "--durability", durability)
 	tokens, err := p.Node.Tokens(t.Context(), []string{"car-0", "car-1", "car-2", "car-3"})
 	if err != nil {

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -57,8 +58,10 @@ func TestPahoV3(t *testing.T) {
 			}
 		}
 		gatewaytest.Eventually(t, "it is back", c.IsConnectionOpen)
-		if err := <-f.Deliver(t.Context(), "car-1", "commands/stop", []byte("now"), 1); err != nil {
-			t.Error(err)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := <-f.Deliver(ctx, "car-1", "commands/stop", []byte("now"), 1); err != nil {
+			t.Fatal(err)
 		}
 		if m := <-commands; m.Topic() != "commands/stop" || string(m.Payload()) != "now" {
 			t.Errorf("%+v", m)
@@ -124,8 +127,10 @@ func TestPahoV5(t *testing.T) {
 				t.Errorf("%+v", e)
 			}
 		}
-		if err := <-f.Deliver(t.Context(), "car-1", "commands/stop", []byte("now"), 1); err != nil {
-			t.Error(err)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := <-f.Deliver(ctx, "car-1", "commands/stop", []byte("now"), 1); err != nil {
+			t.Fatal(err)
 		}
 		if p := <-heard; p.Topic != "commands/stop" {
 			t.Errorf("%+v", p)
