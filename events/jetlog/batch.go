@@ -176,6 +176,8 @@ func refusal(err *jetstream.APIError) error {
 		return fmt.Errorf("%w: %s", events.ErrTooLarge, err.Description)
 	case 10175, 10176: // messages of an atomic batch are missing
 		return fmt.Errorf("%w (%d): %s", errTorn, err.ErrorCode, err.Description)
+	case 10208: // of a fast-ingest batch that the server has ended, or whose beginning it never saw: what it stored of it is not said
+		return fmt.Errorf("%w: refused by the server (%d): %s", events.ErrUnknown, err.ErrorCode, err.Description)
 	default:
 		return fmt.Errorf("refused by the server (%d): %s", err.ErrorCode, err.Description)
 	}

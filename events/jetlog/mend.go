@@ -27,6 +27,7 @@ func (c *committer) mend(b *batch) {
 	err := b.err
 	var giveUp <-chan time.Time
 	for attempt := 0; len(missing) > 0; attempt++ {
+		time.Sleep(min(time.Duration(attempt)*50*time.Millisecond, 2*time.Second))
 		alone := false
 		if c.isStopping() && giveUp == nil {
 			giveUp = time.After(resolveTimeout)
@@ -50,12 +51,10 @@ func (c *committer) mend(b *batch) {
 			still, lookErr := c.lookFor(b, missing)
 			if lookErr != nil {
 				err = fmt.Errorf("%w: %w", events.ErrUnknown, lookErr)
-				time.Sleep(min(time.Duration(attempt+1)*100*time.Millisecond, 2*time.Second))
 				continue
 			}
 			missing = c.refuseMoved(b, still)
 		case attempt > 0 || errors.Is(err, errTorn): // alone it may be refused for a reason of its own
-			time.Sleep(min(time.Duration(attempt)*50*time.Millisecond, 2*time.Second))
 			before := len(missing)
 			missing = c.refuseMoved(b, missing)
 			alone = errors.Is(err, errTorn) && len(missing) == before
