@@ -32,8 +32,9 @@ test: ## build and pass every test
 	go build $(PACKAGES)
 	$(GOTEST) $(LONGEST) $(PACKAGES)
 
+# Each process that ends under the race detector sleeps a second first; engines are processes.
 race: ## the short tests under the race detector (those left out, with -short, run in make test)
-	$(GOTEST) -race -short -vet=off $(LONGEST) $(PACKAGES)
+	GORACE=atexit_sleep_ms=0 $(GOTEST) -race -short -vet=off $(LONGEST) $(PACKAGES)
 
 fuzz: ## every fuzz target in test files whose path begins with FUZZ (all) for FUZZTIME (10s) each
 	@set -e; git grep -l '^func Fuzz' -- $(foreach d,$(FUZZ),'$(d)*_test.go') | while read -r f; do \

@@ -133,6 +133,9 @@ func TestSiblings(t *testing.T) {
 // TestLarge decodes what is large but right, and checks that time grows with
 // size alone where an attacker could choose the input.
 func TestLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and one goroutine: make test runs this")
+	}
 	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
 	long := strings.Repeat("ü", 512<<10)
 	if rows := decode(t, s, `{"text":"`+long+`"}`); rows[0]["text"] != long {
@@ -181,6 +184,9 @@ func numbered(format string, n int) []string {
 
 // TestFull checks that a batch says when it is full, and that it goes on after.
 func TestFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and one goroutine: make test runs this")
+	}
 	s := everything(t, schemas.Source{Format: schemas.FormatProto, Text: everythingProto, Root: "Everything"})
 	b := s.NewBatch(memory.DefaultAllocator)
 	defer b.Release()

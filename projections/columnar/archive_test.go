@@ -23,6 +23,7 @@ func described(e events.Event) string {
 // facts and hashes of tokens as well; what it lacks is named, unless that was
 // removed on purpose.
 func TestArchive(t *testing.T) {
+	long(t)
 	b := newBench(t)
 	for i := range 20 {
 		b.send(fmt.Sprintf("car.%d ä\xff", i%3), "position", fmt.Sprintf(`{"time":%d,"speed":1}`, 1700000000000+i/2*1000)) // some twice

@@ -73,6 +73,7 @@ func told(r *AuditReport) (all []string) {
 // TestAudit: nothing differs after whatever a fleet may send, over a change of
 // schema, in stretches of any size and while more is coming.
 func TestAudit(t *testing.T) {
+	long(t)
 	s := newStandOf(t, 100*time.Millisecond)
 	rnd := rand.New(rand.NewPCG(3, 26))
 	if _, _, err := s.catalog.Add(t.Context(), "odd", odd("")); err != nil {
@@ -239,6 +240,7 @@ func TestAuditRollUps(t *testing.T) {
 // TestAuditLogShorter: a log that came back without its tail is told, with what
 // the tables have of it, which is judged all the same.
 func TestAuditLogShorter(t *testing.T) {
+	long(t)
 	s := newStandOf(t, time.Hour)
 	for n := range 40 {
 		s.position(n)
@@ -258,6 +260,7 @@ func TestAuditLogShorter(t *testing.T) {
 // TestAuditDetached: a part that ClickHouse cannot load when it starts is put
 // aside by it, silently; the audit tells of the part and of the rows.
 func TestAuditDetached(t *testing.T) {
+	long(t)
 	s := newStandOf(t, time.Hour)
 	for n := range 20 {
 		s.position(n)
@@ -295,6 +298,7 @@ func TestAuditDetached(t *testing.T) {
 // TestAuditPurged: where the log was purged, events stands for it; where that is
 // gone too, nothing can be said of the other tables, nor of what repeats.
 func TestAuditPurged(t *testing.T) {
+	long(t)
 	s := newStandOf(t, time.Hour)
 	for n := range 60 {
 		s.position(n % 40) // 1.0.41 and later are repeats
@@ -341,6 +345,7 @@ func TestAuditPurged(t *testing.T) {
 // TestAuditPart: one flipped byte of a part, compact or wide, is named with the
 // positions that it costs, once, and what is not in that part is still compared.
 func TestAuditPart(t *testing.T) {
+	long(t)
 	s := newStandOf(t, 100*time.Millisecond)
 	some := func(from int) {
 		for n := range 30 {

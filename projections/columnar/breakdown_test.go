@@ -14,6 +14,7 @@ import (
 // and names the first; or it parks them as dead letters, and everything else is in
 // the tables once. So does a replay, which reports them.
 func TestBreakdown(t *testing.T) {
+	long(t)
 	breaks := func(e *events.Event) {
 		if strings.Contains(string(e.Payload), "666") {
 			panic("index out of range")

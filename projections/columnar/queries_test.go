@@ -25,6 +25,7 @@ type drive struct {
 // TestQuestions runs every question of QUERIES.md, as the analyst, on a made-up
 // fleet, and holds the answers against what the fleet is known to have done.
 func TestQuestions(t *testing.T) {
+	long(t)
 	b := newBench(t)
 	w, stop := b.start(0, nil)
 	control, err := New(Config{Log: b.log, Catalog: b.catalog, Partition: events.ControlPartition, Server: b.server, MaxAge: b.age, Views: AnalystViews(b.catalog.Schemas().All())})

@@ -167,6 +167,7 @@ func TestReplay(t *testing.T) {
 // away, with its parts on the disk; what a swap may need, and what served before,
 // cannot.
 func TestDiscard(t *testing.T) {
+	long(t)
 	s := newStand(t)
 	for n := range 30 {
 		s.position(n)

@@ -221,6 +221,7 @@ func TestRollUpsOutliveSamples(t *testing.T) {
 // that gets wider, in one that comes later, and at times before 1970; of two
 // samples at the same time the later in the log is the last, also over a split.
 func TestRollUpsOfWholeNumbers(t *testing.T) {
+	long(t)
 	s := &rollUpSite{bench: newBench(t)}
 	w, stop := s.rolledWriter(nil)
 	add := func(fields string) {
@@ -265,6 +266,7 @@ func TestRollUpsOfWholeNumbers(t *testing.T) {
 // TestRollUpsOfADamagedPart: samples that cannot be read stop the roll-ups, not
 // what still comes in; once they can be read the roll-ups are as they should be.
 func TestRollUpsOfADamagedPart(t *testing.T) {
+	long(t)
 	b := newBench(t)
 	w, stop := b.start(0, nil)
 	b.drive(0, 50)

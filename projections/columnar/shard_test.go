@@ -352,6 +352,7 @@ func TestShardCrashes(t *testing.T) {
 // TestOtherShards: a server that has another place than it had, or none, is
 // written to by nobody.
 func TestOtherShards(t *testing.T) {
+	long(t)
 	s := newSharded(t, 2)
 	first, second := s.shards.Servers[0], s.shards.Servers[1]
 	refused := func(server Server, want string) {

@@ -57,8 +57,17 @@ func (h *history) left() []events.Event {
 	return append(h.base[:len(h.base):len(h.base)], h.all[h.upTo:]...)
 }
 
+// seeds are those of a random test: with -short, which is how the race detector runs
+// what has one goroutine, a tenth.
+func seeds(n uint64) uint64 {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
 func TestPresence(t *testing.T) {
-	for seed := range uint64(90) {
+	for seed := range seeds(90) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		h := &history{t: t, stream: events.Stream{Kind: events.Presence, ID: "car"}}
 		sessions := 1 + int(seed%3)
@@ -114,7 +123,7 @@ func TestCommand(t *testing.T) {
 	}
 	steps := []string{"sent", "sent", "progress", "unsent", "sent", "delivered", "progress", "refused", "running", "cancel_requested", "succeeded", "timed_out"}
 	gone, open := 0, 0
-	for seed := range uint64(500) {
+	for seed := range seeds(500) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		h := &history{t: t, stream: events.Stream{Kind: events.Command, ID: "car", Name: "lock"}}
 		add := func(f command.Fact) {
@@ -162,7 +171,7 @@ func TestCommand(t *testing.T) {
 func TestShadow(t *testing.T) {
 	values := []string{`1`, `1.50`, `1e3`, `"a\u00e9\n"`, `true`, `[1,{"b":[2]},"x"]`, `{"deep":{"deeper":{"x":1}}}`, `{"o":1,"v":2,"t":3}`, `null`, `{}`}
 	restated := 0
-	for seed := range uint64(100) {
+	for seed := range seeds(100) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		h := &history{t: t, stream: events.Stream{Kind: events.Shadow, ID: "car", Name: []string{"", "doors"}[seed%2]}}
 		now := int64(1_700_000_000_000)

@@ -18,6 +18,9 @@ const tyre = `syntax = "proto3"; message Tyre { double pressure = 1; }`
 // TestContract provokes every documented status of every route, and every code
 // of the table.
 func TestContract(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and one call after another: make test runs this")
+	}
 	hold := make(chan struct{})
 	f := newFixture(t, withReplays(hold), withQueries(contractLimits))
 	car := f.addDevice("car-1")

@@ -21,6 +21,9 @@ import (
 // TestCompactKilled: a process that is killed with -9 at any step of compacting leaves
 // a log of which every fold is what it was; the next pass brings it to its end.
 func TestCompactKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and the race detector sees the same in TestCompactByTwo: make test runs this")
+	}
 	config := func(dir string) Config {
 		c := defaults(t, "--keep-control", "24h", "--role", "gateway,api")
 		c.Data, c.LogBytes, c.least, c.settle = dir, 20<<20, 1, time.Nanosecond

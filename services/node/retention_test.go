@@ -81,6 +81,9 @@ func replayOnce(t *testing.T, n *Node, name string, dry bool) replays.Status {
 // has, and everything goes on without what was purged, also after a restart: looks at
 // the past, replays and a view that was lost have it from the archive.
 func TestPurgedLog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and most of it is ClickHouse's and the disk's: make test runs this")
+	}
 	t.Parallel()
 	c := defaults(t, "--keep-log", "1h")
 	c.LogBytes = 120_000 // block files of 32 KB

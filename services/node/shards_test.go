@@ -35,6 +35,9 @@ func onShards(t *testing.T, partitions string) Config {
 // goes over tables goes over both, and what is forgotten takes what repeats it at
 // the other server along.
 func TestSplitShards(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and most of it is ClickHouse's: make test runs this")
+	}
 	c := onShards(t, "2")
 	n := startNode(t, c)
 	const cars = 12
@@ -79,9 +82,6 @@ func TestSplitShards(t *testing.T) {
 		}
 	}
 	audit()
-	if testing.Short() { // ClickHouse takes its time to remove old parts
-		return
-	}
 	forget(t, n, moved, cut)
 	awaitRows(t, n, fmt.Sprintf("SELECT count(), (SELECT count() FROM tacho.events WHERE device = '%[1]s' AND kind = 'telemetry') FROM tacho.position WHERE device = '%[1]s'", moved), "5\t5")
 	awaitRows(t, n, "SELECT sum(count) FROM tacho.position_1h WHERE signal = 'speed'", fmt.Sprint(cars*15-10))

@@ -300,12 +300,12 @@ func TestSplit(t *testing.T) {
 		t.Fatal(string(out), err)
 	}
 	begun := false
-	for i := 0; !begun; i++ {
+	for wait := 40 * time.Millisecond; !begun; wait += wait / 8 {
 		cmd := exec.Command(binary, "split", "--partitions", "4", "--data", dir)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(40+i*3) * time.Millisecond) // at another step each time
+		time.Sleep(wait) // at another step each time
 		_ = cmd.Process.Kill()
 		begun = cmd.Wait() == nil // it was faster
 		out, err := exec.Command(binary, "split", "--partitions", "1", "--data", dir).CombinedOutput()

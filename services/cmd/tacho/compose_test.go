@@ -14,6 +14,9 @@ import (
 // TestCompose holds compose.yaml to the binary: it parses, and every tacho in
 // it has a command line and an environment that tacho check finds no problem in.
 func TestCompose(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a binary of its own, made without the race detector: make test runs this")
+	}
 	text, err := os.ReadFile("../../../compose.yaml")
 	if err != nil {
 		t.Fatal(err)
