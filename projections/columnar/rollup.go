@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tachograph/tachograph/events"
+	"github.com/tachograph/tachograph/projections"
 	"github.com/tachograph/tachograph/schemas"
 )
 
@@ -69,7 +70,7 @@ func (w *Writer) rollUpLater(err error) {
 //
 // Errors: errDamaged, after which rollUpLater; those that end the writer.
 func (w *Writer) rollUp(ctx context.Context) error {
-	ctx, cancel := graceful(ctx, stopPatience)
+	ctx, cancel := projections.Graceful(ctx, stopPatience)
 	defer cancel()
 	if w.rollUpDoubt { // a part of the pass that was stopped may have been made; nothing more of it may come
 		if err := w.persist(ctx, "claim", func() error { return w.claim(ctx, false) }); err != nil {

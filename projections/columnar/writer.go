@@ -241,7 +241,7 @@ func (w *Writer) prepare(ctx context.Context) error {
 // insertBatch brings a batch into every table and saves the checkpoint,
 // however long it takes. It gives up only when stopping takes too long.
 func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
-	ctx, cancel := graceful(ctx, stopPatience)
+	ctx, cancel := projections.Graceful(ctx, stopPatience)
 	defer cancel()
 	started := time.Now()
 	blocks := b.seal()
@@ -295,19 +295,3 @@ func (w *Writer) insertBatch(ctx context.Context, b *batch) error {
 
 // stopPatience is for how long a batch is still tried after Run was told to stop.
 const stopPatience = 10 * time.Second
-
-// graceful returns a context that outlives ctx by d.
-func graceful(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-out.Done():
-		case <-time.After(d):
-			cancel()
-		}
-	})
-	return out, func() {
-		stop()
-		cancel()
-	}
-}
