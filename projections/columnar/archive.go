@@ -1,24 +1,16 @@
 package columnar
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math"
-	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/projections/history"
@@ -175,114 +167,6 @@ func (a *Archive) lookAgain(ctx context.Context, conn clickhouse.Conn, after eve
 	}
 	a.known[after.Partition] = k
 	return archiveView{dbs: k.dbs}, nil
-}
-
-// missing makes an error of holes: the oldest events may have expired.
-func (a *Archive) missing(ctx context.Context, conn clickhouse.Conn, dbs []string, after events.Position, holes []span) error {
-	last := holes[len(holes)-1]
-	var before uint64
-	var newest time.Time
-	err := conn.QueryRow(ctx, "SELECT count(), max(received) FROM "+from(dbs, "received", fmt.Sprintf("_epoch = %d AND _partition = %d AND _seq < %d", after.Epoch, after.Partition, last.first))).Scan(&before, &newest)
-	if err != nil {
-		return fmt.Errorf("look since when events are kept: %w", err)
-	}
-	at := after
-	if before == 0 || a.Keep > 0 && time.Since(newest) > a.Keep {
-		at.Seq = last.last + 1
-		return &events.TruncatedError{Asked: after, Oldest: at}
-	}
-	missing := &history.MissingError{First: after, Last: holes[0].last, Where: "ClickHouse's table " + dbs[0] + ".events"}
-	missing.First.Seq = holes[0].first
-	for _, h := range holes {
-		missing.Count += h.last - h.first + 1
-	}
-	return missing
-}
-
-// Positions are counted by windows of this size; a run of empty ones that is as
-// large is not expanded.
-const archiveWindow = 65536
-
-// holesShown is how many windows with something missing are looked at one by one.
-const holesShown = 16
-
-// holes returns what is neither in events nor known to be empty. Of very many it
-// finds the first and the last.
-func (a *Archive) holes(ctx context.Context, conn clickhouse.Conn, v archiveView, after events.Position, upTo uint64) ([]span, error) {
-	where := fmt.Sprintf("_epoch = %d AND _partition = %d AND _seq > %d AND _seq <= %d", after.Epoch, after.Partition, after.Seq, upTo)
-	sources := []string{"SELECT _seq AS s FROM " + from(v.dbs, "_seq", where)}
-	var wide []span
-	for _, s := range v.absent {
-		if s.last-s.first >= archiveWindow {
-			wide = append(wide, s)
-		}
-	}
-	for _, db := range v.dbs {
-		sources = append(sources, fmt.Sprintf("SELECT arrayJoin(range(greatest(first, %d), least(last, %d) + 1)) AS s FROM %s.%s WHERE epoch = %d AND partition = %d AND last > %d AND first <= %d AND last - first < %d",
-			after.Seq+1, upTo, quote(db), quote(absentTable), after.Epoch, after.Partition, after.Seq, upTo, archiveWindow))
-	}
-	rows, err := conn.Query(ctx, fmt.Sprintf("SELECT intDiv(toUInt64(s - 1), %d) AS w, groupBitmap(toUInt64(s)) FROM (%s) GROUP BY w", archiveWindow, strings.Join(sources, " UNION ALL ")))
-	if err != nil {
-		return nil, fmt.Errorf("count archived events: %w", err)
-	}
-	defer rows.Close()
-	counts := map[uint64]uint64{}
-	for rows.Next() {
-		var w, n uint64
-		if err := rows.Scan(&w, &n); err != nil {
-			return nil, fmt.Errorf("count archived events: %w", err)
-		}
-		counts[w] = n
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("count archived events: %w", err)
-	}
-	var suspect []span
-	for w := after.Seq / archiveWindow; w <= (upTo-1)/archiveWindow; w++ {
-		s := span{max(w*archiveWindow, after.Seq) + 1, min((w+1)*archiveWindow, upTo)}
-		if counts[w] < s.last-s.first+1 && len(s.without(wide)) > 0 {
-			suspect = append(suspect, s)
-		}
-	}
-	if n := len(suspect); n > 2*holesShown {
-		suspect = append(suspect[:holesShown:holesShown], suspect[n-holesShown:]...)
-	}
-	var holes []span
-	for _, s := range suspect {
-		if counts[(s.first-1)/archiveWindow] == 0 {
-			holes = append(holes, s.without(v.absent)...)
-			continue
-		}
-		some, err := a.holesIn(ctx, conn, v, after, s)
-		if err != nil {
-			return nil, err
-		}
-		holes = append(holes, some...)
-	}
-	return joined(holes), nil
-}
-
-func (a *Archive) holesIn(ctx context.Context, conn clickhouse.Conn, v archiveView, of events.Position, s span) (holes []span, err error) {
-	where := fmt.Sprintf("_epoch = %d AND _partition = %d AND _seq >= %d AND _seq <= %d", of.Epoch, of.Partition, s.first, s.last)
-	rows, err := conn.Query(ctx, "SELECT DISTINCT _seq FROM "+from(v.dbs, "_seq", where)+" ORDER BY _seq")
-	if err != nil {
-		return nil, fmt.Errorf("look for archived events: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var seq uint64
-		if err := rows.Scan(&seq); err != nil {
-			return nil, fmt.Errorf("look for archived events: %w", err)
-		}
-		if seq > s.first {
-			holes = append(holes, span{s.first, seq - 1}.without(v.absent)...)
-		}
-		s.first = seq + 1
-	}
-	if s.first <= s.last {
-		holes = append(holes, s.without(v.absent)...)
-	}
-	return holes, rows.Err()
 }
 
 // Whole implements history.Archive.
@@ -460,107 +344,4 @@ func (a *Archive) explained(ctx context.Context, conn clickhouse.Conn, v archive
 		return nil, fmt.Errorf("events %d to %d of partition %d did not come: %w", left[0].first, left[len(left)-1].last, of.Partition, errCutShort)
 	}
 	return joined(append(now, v.absent...)), nil
-}
-
-// query yields the answer to a statement as it is produced. What is read may be
-// kept: nothing of its memory is used again.
-func (a *Archive) query(ctx context.Context, sql string) iter.Seq2[arrow.Record, error] {
-	return func(yield func(arrow.Record, error) bool) {
-		fail := func(err error) { yield(nil, fmt.Errorf("read archived events: %w", err)) }
-		compression := "lz4_frame"
-		if a.Server.loopback() {
-			compression = "none"
-		}
-		q := url.Values{
-			"max_bytes_before_external_sort":         {fmt.Sprint(archiveMemory)},
-			"output_format_arrow_string_as_string":   {"0"}, // bytes, which need no copy
-			"output_format_arrow_compression_method": {compression},
-			"http_send_timeout":                      {"86400"}, // who reads may be slowed down on purpose
-			"send_timeout":                           {"86400"},
-			"max_execution_time":                     {"0"},
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.Server.URL+"/?"+q.Encode(), strings.NewReader(sql))
-		if err != nil {
-			fail(err)
-			return
-		}
-		req.Header.Set("X-ClickHouse-User", a.Server.User)
-		req.Header.Set("X-ClickHouse-Key", a.Server.Password)
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: a.Server.TLS, DisableKeepAlives: true}}
-		resp, err := client.Do(req)
-		if err != nil {
-			fail(err)
-			return
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			answer, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16)) // what there is of it
-			fail(&serverError{resp.Header.Get("X-ClickHouse-Exception-Code"), string(bytes.TrimSpace(answer))})
-			return
-		}
-		records, err := ipc.NewReader(resp.Body, ipc.WithAllocator(memory.NewGoAllocator()))
-		if errors.Is(err, io.EOF) {
-			return // not a row
-		}
-		if err != nil {
-			fail(err)
-			return
-		}
-		defer records.Release()
-		for records.Next() {
-			if !yield(records.Record(), nil) {
-				return
-			}
-		}
-		if err := records.Err(); err != nil && !errors.Is(err, io.EOF) {
-			fail(err)
-		}
-	}
-}
-
-// archivedRows are the columns of a record that make up events.
-type archivedRows struct {
-	n                             int
-	seq                           *array.Uint64
-	schema                        *array.Uint32
-	received                      *array.Timestamp
-	unit                          arrow.TimeUnit
-	message, subject, id, payload *array.Binary
-}
-
-func archivedOf(r arrow.Record) (*archivedRows, error) {
-	c := &archivedRows{n: int(r.NumRows())}
-	var ok [7]bool
-	if r.NumCols() == 7 {
-		c.seq, ok[0] = r.Column(0).(*array.Uint64)
-		c.received, ok[1] = r.Column(1).(*array.Timestamp)
-		c.schema, ok[2] = r.Column(2).(*array.Uint32)
-		for i, column := range []**array.Binary{&c.message, &c.subject, &c.id, &c.payload} {
-			*column, ok[3+i] = r.Column(3 + i).(*array.Binary)
-		}
-	}
-	if ok != [7]bool{true, true, true, true, true, true, true} {
-		return nil, fmt.Errorf("read archived events: columns are %s", r.Schema())
-	}
-	c.unit = c.received.DataType().(*arrow.TimestampType).Unit
-	return c, nil
-}
-
-// event makes an event of a row: all that the log knew of it is there, but for
-// what its arrival had below a microsecond.
-func (c *archivedRows) event(i int, of events.Position) (e events.Event, err error) {
-	of.Seq = c.seq.Value(i)
-	subject := string(c.subject.Value(i))
-	if e.Stream, e.Type, _, err = events.ParseSubject(subject); err != nil {
-		return e, &history.MissingError{First: of, Last: of.Seq, Count: 1, Where: "ClickHouse's table events, where a row is damaged (" + err.Error() + "),"}
-	}
-	if e.Type == "" { // it stands in the subject, but for control facts
-		e.Type = string(c.message.Value(i))
-	}
-	e.Position, e.ID, e.Schema = of, string(c.id.Value(i)), c.schema.Value(i)
-	e.Received = c.received.Value(i).ToTime(c.unit).UTC()
-	e.Payload = c.payload.Value(i)
-	return e, nil
 }

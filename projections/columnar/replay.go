@@ -35,15 +35,6 @@ type Replay struct {
 	Fault func(step string) error
 }
 
-// A replayed is a server whose tables are built anew.
-type replayed struct {
-	Server
-	conn clickhouse.Conn
-}
-
-// other is the database beside the serving one.
-func (s replayed) other() string { return s.aside().Name() }
-
 // open connects to all servers, none of which may be half swapped.
 func (r *Replay) open(ctx context.Context) (all []replayed, done func(), err error) {
 	shards := r.Shards
@@ -72,11 +63,6 @@ func (r *Replay) open(ctx context.Context) (all []replayed, done func(), err err
 		}
 	}
 	return all, done, nil
-}
-
-// having is the server that has a partition.
-func having(servers []replayed, partition uint16) replayed {
-	return servers[int(partition)%len(servers)]
 }
 
 // Build builds the tables anew up to the live end, compares them with those that
@@ -227,15 +213,6 @@ func (r *Replay) Discard(ctx context.Context) error {
 	return nil
 }
 
-// built tells whether there is a database beside the serving one.
-func (s replayed) built(ctx context.Context) (bool, error) {
-	var n uint64
-	if err := s.conn.QueryRow(ctx, "SELECT count() FROM system.databases WHERE name = ?", s.other()).Scan(&n); err != nil {
-		return false, fmt.Errorf("look for an earlier replay: %w", err)
-	}
-	return n > 0, nil
-}
-
 // Check tells whether a replay could read all that it needs.
 //
 // Errors: *events.TruncatedError when the log was purged beyond.
@@ -345,32 +322,6 @@ func (r *Replay) begin(ctx context.Context, s replayed) error {
 		return fmt.Errorf("begin replay: %w", err)
 	}
 	return s.setPhase(ctx, phaseBuilding)
-}
-
-// phase is "" when there is no database beside the serving one.
-func (s replayed) phase(ctx context.Context) (phase string, err error) {
-	var n uint64
-	err = s.conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = ? AND name = ?", s.other(), phaseTable).Scan(&n)
-	if err == nil && n > 0 {
-		err = s.conn.QueryRow(ctx, fmt.Sprintf("SELECT argMax(phase, at) FROM %s.%s", quote(s.other()), quote(phaseTable))).Scan(&phase)
-	}
-	if err != nil {
-		return "", fmt.Errorf("look for an earlier replay: %w", err)
-	}
-	return phase, nil
-}
-
-func (s replayed) setPhase(ctx context.Context, phase string) error {
-	table := quote(s.other()) + "." + quote(phaseTable)
-	for _, sql := range []string{
-		"CREATE TABLE IF NOT EXISTS " + table + " (at DateTime64(9), phase String) ENGINE = MergeTree ORDER BY at",
-		fmt.Sprintf("INSERT INTO %s VALUES (now64(9), %s)", table, text(phase)),
-	} {
-		if err := s.conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("note phase %s of the replay: %w", phase, err)
-		}
-	}
-	return nil
 }
 
 // start lets writers build the other database, at a bounded rate.
