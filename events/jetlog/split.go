@@ -18,11 +18,9 @@ import (
 // with the others (events.Layout). It takes as long as making the streams does.
 //
 // Nobody should write meanwhile. A process that does all the same, and has not heard
-// of it, has its events refused (see moved). While the server changes what a stream
-// takes it listens to the old subjects and the new ones, so an event that comes in
-// that moment may be in the log twice: a repeat as any other, under one id. What interrupts a split is mended by
-// calling it again, or by the next Open with that number of partitions; any other
-// Open is refused until then.
+// of it, has its events refused (see moved). Where the server is on this host, an event
+// that such a process sends in the moment in which its stream is narrowed may be in the
+// log twice, under one id: a known fault, see E13.
 //
 // cfg.Sync is called after each step.
 func Split(ctx context.Context, cfg Config) (had int, err error) {

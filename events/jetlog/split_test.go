@@ -213,6 +213,9 @@ func TestSplitUnderWriters(t *testing.T) {
 					if n == last {
 						again++
 					}
+					if n == last && !here { // an atomic batch is there once or not at all
+						t.Errorf("%s: event %d is there twice", device, n)
+					}
 					last = n
 				}
 				if len(acked[device]) == 0 {
@@ -227,7 +230,7 @@ func TestSplitUnderWriters(t *testing.T) {
 			if refused == 0 {
 				t.Error("nothing was refused")
 			}
-			if again > 16 { // one a writer in the moment that Split tells of
+			if again > 16 { // one a writer in the moment that Split tells of; known to happen, and not mended
 				t.Errorf("%d events are there twice", again)
 			}
 			kept := 0
