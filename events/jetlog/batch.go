@@ -126,7 +126,11 @@ func (c *committer) answer(msg *nats.Msg) {
 		return
 	}
 	if ack.Error != nil {
-		b.answer(0, 0, refusal(ack.Error))
+		err := refusal(ack.Error)
+		if len(b.items) > 1 {
+			err = fmt.Errorf("%w: %w: %s", events.ErrUnknown, errOfMany, err)
+		}
+		b.fail(err)
 		return
 	}
 	var err error
@@ -167,6 +171,10 @@ func (c *committer) sendAtomic(b *batch) error {
 // That is the fault of none of them, but of one that it takes no longer (see moved).
 var errTorn = errors.New("the batch reached the server in part")
 
+// errOfMany: the server refused one message of a fast-ingest batch, or knows the batch
+// no longer. What it has stored of the others it does not say, nor which one is at fault.
+var errOfMany = errors.New("the batch was refused at one of its messages")
+
 // refusal maps the server's error codes to what a caller can act on.
 func refusal(err *jetstream.APIError) error {
 	switch err.ErrorCode {
@@ -176,8 +184,6 @@ func refusal(err *jetstream.APIError) error {
 		return fmt.Errorf("%w: %s", events.ErrTooLarge, err.Description)
 	case 10175, 10176: // messages of an atomic batch are missing
 		return fmt.Errorf("%w (%d): %s", errTorn, err.ErrorCode, err.Description)
-	case 10208: // of a fast-ingest batch that the server has ended, or whose beginning it never saw: what it stored of it is not said
-		return fmt.Errorf("%w: refused by the server (%d): %s", events.ErrUnknown, err.ErrorCode, err.Description)
 	default:
 		return fmt.Errorf("refused by the server (%d): %s", err.ErrorCode, err.Description)
 	}

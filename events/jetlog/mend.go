@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,12 +55,13 @@ func (c *committer) mend(b *batch) {
 				continue
 			}
 			missing = c.refuseMoved(b, still)
+			alone = errors.Is(err, errOfMany)
 		case attempt > 0 || errors.Is(err, errTorn): // alone it may be refused for a reason of its own
 			before := len(missing)
 			missing = c.refuseMoved(b, missing)
 			alone = errors.Is(err, errTorn) && len(missing) == before
 		}
-		missing, err = c.sendAgain(b, missing, alone)
+		missing, err = c.sendAgain(b, missing, attempt, alone)
 	}
 }
 
@@ -72,11 +74,13 @@ func (c *committer) isStopping() bool {
 // sendAgain sends what is missing, or of it only the first, as a batch of its own
 // and returns what is still missing. A first event that is refused twice is refused
 // to its sender, so that it can't hold up the others.
-func (c *committer) sendAgain(b *batch, missing []int, alone bool) ([]int, error) {
+//
+// It does not move c.confirmed: the part comes behind what younger batches have stored.
+func (c *committer) sendAgain(b *batch, missing []int, attempt int, alone bool) ([]int, error) {
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	part := &batch{id: b.id + "r" + fmt.Sprint(len(missing)), answered: make(chan struct{})}
+	part := &batch{id: b.id + "r" + strconv.Itoa(attempt), answered: make(chan struct{})}
 	sent := missing
 	if alone {
 		sent = missing[:1]
@@ -91,14 +95,13 @@ func (c *committer) sendAgain(b *batch, missing []int, alone bool) ([]int, error
 	}
 	part.wait()
 	if part.err == nil {
-		c.confirmed = max(c.confirmed, part.seq)
 		return missing[len(sent):], nil
 	}
 	rest := missing[part.stored:]
 	torn := len(sent) > 1 && errors.Is(part.err, errTorn)
 	if part.stored == 0 && !torn && !errors.Is(part.err, events.ErrUnknown) && !errors.Is(part.err, events.ErrFull) {
 		b.outcomes[rest[0]] = part.err
-		rest = rest[1:]
+		return rest[1:], nil
 	}
 	return rest, part.err
 }

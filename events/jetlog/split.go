@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -18,9 +19,9 @@ import (
 // with the others (events.Layout). It takes as long as making the streams does.
 //
 // Nobody should write meanwhile. A process that does all the same, and has not heard
-// of it, has its events refused (see moved). Where the server is on this host, an event
-// that such a process sends in the moment in which its stream is narrowed may be in the
-// log twice, under one id: a known fault, see E13.
+// of it, has its events refused (see moved). What interrupts a split is mended by
+// calling it again, or by the next Open with that number of partitions; any other
+// Open is refused until then.
 //
 // cfg.Sync is called after each step.
 func Split(ctx context.Context, cfg Config) (had int, err error) {
@@ -113,7 +114,7 @@ func nowhere(uint16) uint64 { return 0 }
 // split makes the log one of such numbers of partitions. Each step can be repeated,
 // and the next one is begun when it is on the disk:
 //
-//	write down what is to be; streams take fewer slots; new streams; write down what is
+//	write down what is to be; streams take nothing, then fewer slots; new streams; write down what is
 //
 // A partition takes nothing of the slots that leave it when the new ones begin, so
 // its last sequence then is a seam that nothing can cross.
@@ -140,15 +141,9 @@ func (l *Log) split(ctx context.Context, control jetstream.Stream, counts []int)
 		if err != nil {
 			return layout, err
 		}
-		err = step("narrow "+streamName(p), func() error {
-			s, err := l.js.Stream(ctx, streamName(p))
-			if err != nil {
-				return err
-			}
-			return l.rewrite(ctx, s, func(c *jetstream.StreamConfig) {
-				c.Subjects, c.Metadata[metaPartitions] = telemetrySubjects(layout, p), chain
-			})
-		})
+		if err = step("close "+streamName(p), func() error { return l.closeForSplit(ctx, layout, p) }); err == nil {
+			err = step("narrow "+streamName(p), func() error { return l.narrow(ctx, layout, chain, p) })
+		}
 	}
 	for p := uint16(old); p < uint16(layout.Telemetry()); p++ {
 		if err != nil {
@@ -172,6 +167,29 @@ func (l *Log) split(ctx context.Context, control jetstream.Stream, counts []int)
 		})
 	}
 	return layout, err
+}
+
+// closeForSplit lets the stream of a partition take nothing, unless its subjects are
+// among those that it had: the server subscribes to new subjects before it ends old ones,
+// and stores a message twice that matches both. Who sends to it has no answer until it is
+// narrowed, and sends again (see mend).
+func (l *Log) closeForSplit(ctx context.Context, layout events.Layout, p uint16) error {
+	s, err := l.js.Stream(ctx, streamName(p))
+	if err != nil || slices.Contains(s.CachedInfo().Config.Subjects, telemetrySubjects(layout, p)[0]) {
+		return err
+	}
+	return l.rewrite(ctx, s, func(c *jetstream.StreamConfig) { c.Subjects = []string{"split." + streamName(p)} })
+}
+
+// narrow lets the stream of a partition take the slots that it keeps.
+func (l *Log) narrow(ctx context.Context, layout events.Layout, chain string, p uint16) error {
+	s, err := l.js.Stream(ctx, streamName(p))
+	if err != nil {
+		return err
+	}
+	return l.rewrite(ctx, s, func(c *jetstream.StreamConfig) {
+		c.Subjects, c.Metadata[metaPartitions] = telemetrySubjects(layout, p), chain
+	})
 }
 
 // makePart makes the stream of a partition that a split makes, unless it is there.
