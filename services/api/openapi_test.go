@@ -2,54 +2,54 @@ package api
 
 import (
 	"bytes"
-	"io"
-	"log/slog"
+	"fmt"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
-	"github.com/pb33f/libopenapi-validator/config"
-	"github.com/pb33f/libopenapi-validator/errors"
-	"github.com/pb33f/libopenapi-validator/schema_validation"
-	"github.com/pb33f/libopenapi/datamodel/high/base"
-	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // document is openapi.yaml, read once for all tests of the package.
 type document struct {
-	model *v3.Document
-	whole validator.Validator
-	lines schema_validation.SchemaValidator
-	quiet *slog.Logger
+	model *openapi3.T
+	order []string // its paths, those with the fewest parameters first
 
-	mu   sync.Mutex
-	seen map[string]bool // "GET /v1/devices 200"
+	mu       sync.Mutex
+	schemas  *jsonschema.Compiler
+	compiled map[string]*jsonschema.Schema // by JSON pointer
+	seen     map[string]bool               // "GET /v1/devices 200"
 }
 
+// documentURL is what the document is called by the schemas that refer to it.
+const documentURL = "file:///openapi.json"
+
 var described = sync.OnceValues(func() (*document, error) {
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	parsed, err := libopenapi.NewDocument(description)
+	model, err := openapi3.NewLoader().LoadFromData(description)
 	if err != nil {
 		return nil, err
 	}
-	model, err := parsed.BuildV3Model()
+	text, err := model.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	whole, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithLogger(quiet))
-	if len(errs) > 0 {
-		return nil, errs[0]
+	resource, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
 	}
-	return &document{
-		model: &model.Model, whole: whole, quiet: quiet, seen: map[string]bool{},
-		lines: schema_validation.NewSchemaValidatorWithLogger(quiet, config.WithFormatAssertions()),
-	}, nil
+	d := &document{
+		model: model, order: model.Paths.InMatchingOrder(),
+		schemas: jsonschema.NewCompiler(), compiled: map[string]*jsonschema.Schema{}, seen: map[string]bool{},
+	}
+	d.schemas.DefaultDraft(jsonschema.Draft2020) // OpenAPI 3.1, "Schema Object"
+	d.schemas.AssertFormat()
+	return d, d.schemas.AddResource(documentURL, resource)
 })
 
 func openapi(t testing.TB) *document {
@@ -61,6 +61,17 @@ func openapi(t testing.TB) *document {
 	return d
 }
 
+// pointer is the JSON pointer to a place in the document.
+func pointer(steps ...string) string {
+	text := ""
+	for _, step := range steps {
+		text += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(step)
+	}
+	return text
+}
+
+var errorSchema = pointer("components", "schemas", "Error")
+
 // conform holds an answer against the document: its status is documented, its
 // content type too, and its body fits the schema; a stream line by line.
 func conform(t testing.TB, req *http.Request, got reply) {
@@ -68,7 +79,7 @@ func conform(t testing.TB, req *http.Request, got reply) {
 	d := openapi(t)
 	pattern := patternOf(d, req)
 	if pattern == "" { // no such path or method: the error body is all there is
-		d.body(t, req, "error", &got, d.component("Error"))
+		d.body(t, req, "error", &got, errorSchema)
 		return
 	}
 	method, path, _ := strings.Cut(pattern, " ")
@@ -76,74 +87,86 @@ func conform(t testing.TB, req *http.Request, got reply) {
 	d.seen[pattern+" "+strconv.Itoa(got.status)] = true
 	d.mu.Unlock()
 
-	responses := operations(d.model.Paths.PathItems.GetOrZero(path))[method].Responses
-	response, ok := responses.Codes.Get(strconv.Itoa(got.status))
-	if !ok {
-		response, ok = responses.Codes.Get(strconv.Itoa(got.status/100) + "XX")
+	responses := d.model.Paths.Value(path).GetOperation(method).Responses
+	status := strconv.Itoa(got.status)
+	if responses.Value(status) == nil {
+		status = strconv.Itoa(got.status/100) + "XX"
 	}
-	if !ok && got.status >= 400 {
-		response, ok = responses.Default, responses.Default != nil
+	if responses.Value(status) == nil && got.status >= 400 {
+		status = "default"
 	}
-	if !ok {
+	response := responses.Value(status)
+	if response == nil {
 		t.Errorf("%s: answered %d, which openapi.yaml does not have", pattern, got.status)
 		return
 	}
-	if response.Headers != nil {
-		for name, header := range response.Headers.FromOldest() {
-			if header.Required && got.header.Get(name) == "" {
-				t.Errorf("%s %d: no header %s", pattern, got.status, name)
-			}
+	for name, header := range response.Value.Headers {
+		if header.Value.Required && got.header.Get(name) == "" {
+			t.Errorf("%s %d: no header %s", pattern, got.status, name)
 		}
 	}
-	if response.Content == nil || response.Content.Len() == 0 {
+	if len(response.Value.Content) == 0 {
 		if len(got.body) > 0 {
 			t.Errorf("%s %d: a body, and none is documented: %.80s", pattern, got.status, got.body)
 		}
 		return
 	}
 	media, _, err := mime.ParseMediaType(got.header.Get("Content-Type"))
-	content, ok := response.Content.Get(media)
-	if err != nil || !ok {
+	if _, ok := response.Value.Content[media]; err != nil || !ok {
 		t.Errorf("%s %d: content type %q is not documented", pattern, got.status, got.header.Get("Content-Type"))
 		return
 	}
+	where := pointer("paths", path, strings.ToLower(method), "responses", status)
+	if response.Ref != "" {
+		where = strings.TrimPrefix(response.Ref, "#")
+	}
+	schema := where + pointer("content", media, "schema")
 	switch media {
 	case "application/json":
-		d.body(t, req, pattern, &got, content.Schema.Schema())
+		d.body(t, req, pattern, &got, schema)
 	case "application/x-ndjson":
 		for line := range bytes.Lines(got.body) {
 			if bytes.HasPrefix(line, []byte(`{"error"`)) {
-				d.body(t, req, pattern, &reply{body: line}, d.component("Error"))
+				d.body(t, req, pattern, &reply{body: line}, errorSchema)
 				continue
 			}
-			d.body(t, req, pattern, &reply{body: line}, content.Schema.Schema())
+			d.body(t, req, pattern, &reply{body: line}, schema)
 		}
 	}
 }
 
-func (d *document) component(name string) *base.Schema {
-	return d.model.Components.Schemas.GetOrZero(name).Schema()
-}
-
-func (d *document) body(t testing.TB, req *http.Request, pattern string, got *reply, schema *base.Schema) {
+// body holds a body to the schema that a JSON pointer leads to.
+func (d *document) body(t testing.TB, req *http.Request, pattern string, got *reply, pointer string) {
 	t.Helper()
 	if req.Method == http.MethodHead {
 		return
 	}
-	if ok, errs := d.lines.ValidateSchemaBytes(schema, got.body); !ok {
-		t.Errorf("%s: %s %s: body does not fit its schema: %s\n%.400s", pattern, req.Method, req.URL, reasons(errs), got.body)
+	schema, err := d.schema(pointer)
+	if err != nil {
+		t.Errorf("%s: %v", pattern, err)
+		return
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(got.body))
+	if err == nil {
+		err = schema.Validate(value)
+	}
+	if err != nil {
+		t.Errorf("%s: %s %s: body does not fit its schema: %v\n%.400s", pattern, req.Method, req.URL, err, got.body)
 	}
 }
 
-func reasons(errs []*errors.ValidationError) string {
-	var all []string
-	for _, err := range errs {
-		all = append(all, err.Message)
-		for _, cause := range err.SchemaValidationErrors {
-			all = append(all, cause.Reason+" at "+cause.KeywordLocation)
-		}
+func (d *document) schema(pointer string) (*jsonschema.Schema, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if schema, ok := d.compiled[pointer]; ok {
+		return schema, nil
 	}
-	return strings.Join(all, "; ")
+	schema, err := d.schemas.Compile(documentURL + (&url.URL{Fragment: pointer}).String())
+	if err != nil {
+		return nil, fmt.Errorf("schema at %s of openapi.yaml: %w", pointer, err)
+	}
+	d.compiled[pointer] = schema
+	return schema, nil
 }
 
 // patternOf returns the documented "METHOD /path/{name}" that a request is, or "".
@@ -153,8 +176,8 @@ func patternOf(d *document, req *http.Request) string {
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
-	for path, item := range d.model.Paths.PathItems.FromOldest() {
-		if _, ok := operations(item)[method]; !ok {
+	for _, path := range d.order {
+		if d.model.Paths.Value(path).Operations()[method] == nil {
 			continue
 		}
 		if slices.EqualFunc(strings.Split(path, "/"), segments, func(want, got string) bool {
@@ -166,26 +189,24 @@ func patternOf(d *document, req *http.Request) string {
 	return ""
 }
 
-func operations(item *v3.PathItem) map[string]*v3.Operation {
-	all := map[string]*v3.Operation{}
-	for method, operation := range item.GetOperations().FromOldest() {
-		all[strings.ToUpper(method)] = operation
-	}
-	return all
-}
-
-// openapi.yaml is valid by OpenAPI's own schema.
+// openapi.yaml is a valid OpenAPI document, and each of its schemas one of JSON Schema.
 func TestDescriptionIsValid(t *testing.T) {
-	if ok, errs := openapi(t).whole.ValidateDocument(); !ok {
-		t.Error(reasons(errs))
+	d := openapi(t)
+	if err := d.model.Validate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for name := range d.model.Components.Schemas {
+		if _, err := d.schema(pointer("components", "schemas", name)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
 // Every route is described, and every description is a route.
 func TestDescriptionHasEveryRoute(t *testing.T) {
 	var described, routed []string
-	for path, item := range openapi(t).model.Paths.PathItems.FromOldest() {
-		for method := range operations(item) {
+	for path, item := range openapi(t).model.Paths.Map() {
+		for method := range item.Operations() {
 			described = append(described, method+" "+path)
 		}
 	}
