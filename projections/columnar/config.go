@@ -39,6 +39,9 @@ type Config struct {
 	// Views are made once the tables of Facts are there, in their order.
 	Views []View
 
+	// Tables is shared by the writers of one process; nil: this one has its own.
+	Tables *Tables
+
 	OnPanic projections.OnPanic
 
 	Logger *slog.Logger
@@ -77,6 +80,9 @@ func (c *Config) complete() error {
 	}
 	if c.Fault == nil {
 		c.Fault = func(string) error { return nil }
+	}
+	if c.Tables == nil {
+		c.Tables = &Tables{}
 	}
 	if c.Log == nil || c.Catalog == nil {
 		return errors.New("columnar writer: a log and a catalog are needed")

@@ -103,8 +103,23 @@ func (f *Front) layShard(ctx context.Context, w *Writer) error {
 	if err := Migrate(ctx, w.cfg.Server); err != nil {
 		return err
 	}
-	var err error
-	if w.known, err = takeStock(ctx, w.conn, w.cfg.Server.Name()); err != nil {
+	if err := f.layOwn(ctx, w); err != nil {
+		return err
+	}
+	var shards, replicas uint64
+	if err := w.conn.QueryRow(ctx, "SELECT uniqExact(shard_num), count() FROM system.clusters WHERE cluster = ?", f.Shards.Cluster).Scan(&shards, &replicas); err != nil {
+		return fmt.Errorf("look for the cluster %s: %w", f.Shards.Cluster, err)
+	}
+	if want := uint64(len(f.Shards.Servers)); shards != want || replicas != want {
+		return fmt.Errorf("its cluster %q has %d shards with %d servers, and --clickhouse names %d shards with one server each (remedy: remote_servers in its configuration, or --clickhouse-cluster)", f.Shards.Cluster, shards, replicas, want)
+	}
+	return nil
+}
+
+func (f *Front) layOwn(ctx context.Context, w *Writer) error {
+	w.tables.mu.Lock()
+	defer w.tables.mu.Unlock()
+	if err := w.tables.look(ctx, w.conn, w.cfg.Server.Name()); err != nil {
 		return err
 	}
 	for _, s := range f.Writer.Catalog.Schemas().All() {
@@ -116,13 +131,6 @@ func (f *Front) layShard(ctx context.Context, w *Writer) error {
 		if err := w.ensureTables(ctx, facts.Schema); err != nil {
 			return err
 		}
-	}
-	var shards, replicas uint64
-	if err := w.conn.QueryRow(ctx, "SELECT uniqExact(shard_num), count() FROM system.clusters WHERE cluster = ?", f.Shards.Cluster).Scan(&shards, &replicas); err != nil {
-		return fmt.Errorf("look for the cluster %s: %w", f.Shards.Cluster, err)
-	}
-	if want := uint64(len(f.Shards.Servers)); shards != want || replicas != want {
-		return fmt.Errorf("its cluster %q has %d shards with %d servers, and --clickhouse names %d shards with one server each (remedy: remote_servers in its configuration, or --clickhouse-cluster)", f.Shards.Cluster, shards, replicas, want)
 	}
 	return nil
 }

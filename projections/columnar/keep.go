@@ -30,7 +30,7 @@ func (w *Writer) ensureKept(ctx context.Context, table, since string, keep time.
 		}
 		return ""
 	}
-	if engine := w.known.engine(table); engine != "" && change(engine) == "" {
+	if engine := w.tables.stock.engine(table); engine != "" && change(engine) == "" {
 		return nil
 	}
 	var engine string

@@ -2,6 +2,7 @@ package columnar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -167,6 +168,11 @@ type table struct {
 	indexed               string // by what, beside the order; "" for nothing
 }
 
+const (
+	createMissing   = "CREATE TABLE IF NOT EXISTS "
+	codeTableExists = 57 // ClickHouse's TABLE_ALREADY_EXISTS
+)
+
 func (t *table) create(db string) string {
 	defs := make([]string, 0, len(t.columns)+1)
 	for _, c := range t.columns {
@@ -175,7 +181,7 @@ func (t *table) create(db string) string {
 	if t.indexed != "" {
 		defs = append(defs, fmt.Sprintf("INDEX seqs %s TYPE minmax GRANULARITY 1", quote(t.indexed)))
 	}
-	return fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s.%s (%s) ENGINE = %s COMMENT %s",
+	return fmt.Sprintf(createMissing+"%s.%s (%s) ENGINE = %s COMMENT %s",
 		quote(db), quote(t.name), strings.Join(defs, ", "), t.engine, text(t.comment))
 }
 
@@ -184,6 +190,17 @@ func (t *table) create(db string) string {
 func (t *table) ensure(ctx context.Context, conn clickhouse.Conn, db string, known *stock) error {
 	if known.has(t) {
 		return nil
+	}
+	if known.lacks(t.name) { // made by us it is as it should be, and nobody need ask
+		var there *clickhouse.Exception
+		err := conn.Exec(ctx, "CREATE TABLE "+strings.TrimPrefix(t.create(db), createMissing))
+		if err == nil {
+			known.made(t)
+			return nil
+		}
+		if !errors.As(err, &there) || there.Code != codeTableExists {
+			return fmt.Errorf("create table %s: %w", t.name, err)
+		}
 	}
 	if err := conn.Exec(ctx, t.create(db)); err != nil {
 		return fmt.Errorf("create table %s: %w", t.name, err)

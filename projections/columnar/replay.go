@@ -328,9 +328,10 @@ func (r *Replay) begin(ctx context.Context, s replayed) error {
 func (r *Replay) start(ctx context.Context, servers []replayed, order projections.Order, parked *projections.Casualties) (*projections.Rebuild, error) {
 	var writers []projections.Runner
 	limited := projections.Throttle(r.Writer.Log, order.Rate)
+	tables := &Tables{} // of databases that come and go
 	for _, p := range r.Partitions {
 		c := r.Writer
-		c.Partition, c.Log = p, limited
+		c.Partition, c.Log, c.Tables = p, limited, tables
 		c.Server = having(servers, p).aside()
 		c.OnPanic = projections.OnPanic{Park: order.Park, Tell: parked.Add}
 		w, err := New(c)

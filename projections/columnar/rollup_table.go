@@ -100,11 +100,11 @@ func (w *Writer) ensureRollUps(ctx context.Context, s *schemas.Schema) error {
 	}
 	for _, r := range resolutions {
 		for _, s := range of {
-			if err := rollUpTable(s, r).ensure(ctx, w.conn, w.cfg.Server.Name(), w.known); err != nil {
+			if err := rollUpTable(s, r).ensure(ctx, w.conn, w.cfg.Server.Name(), w.tables.stock); err != nil {
 				return err
 			}
 		}
-		if err := ensureRollUpViews(ctx, w.conn, w.cfg.Server.Name(), of[len(of)-1], r, w.known); err != nil {
+		if err := ensureRollUpViews(ctx, w.conn, w.cfg.Server.Name(), of[len(of)-1], r, w.tables.stock); err != nil {
 			return err
 		}
 	}

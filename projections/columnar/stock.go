@@ -23,8 +23,12 @@ func takeStock(ctx context.Context, conn clickhouse.Conn, db string) (*stock, er
 		sql string
 		row func(a, b, c string)
 	}{
-		{"SELECT name, engine_full, comment FROM system.tables WHERE database = ?", func(table, engine, comment string) {
-			s.engines[table], s.comments[table], s.columns[table] = engine, comment, map[string]string{}
+		{"SELECT name, comment, '' FROM system.tables WHERE database = ?", func(table, comment, _ string) {
+			s.comments[table], s.columns[table] = comment, map[string]string{}
+		}},
+		// Of a view the server would read and parse its whole statement for this.
+		{"SELECT name, engine_full, '' FROM system.tables WHERE database = ? AND engine LIKE '%MergeTree'", func(table, engine, _ string) {
+			s.engines[table] = engine
 		}},
 		{"SELECT table, name, type FROM system.columns WHERE database = ?", func(table, column, typ string) {
 			if columns, ok := s.columns[table]; ok { // one that was made in between is none yet
@@ -58,6 +62,24 @@ func (s *stock) has(t *table) bool {
 	}
 	columns, ok := s.columns[t.name]
 	return ok && len(t.changes(columns)) == 0
+}
+
+// lacks tells whether a table was not there.
+func (s *stock) lacks(table string) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := s.columns[table]
+	return !ok
+}
+
+// made notes that a table was made, as it should be.
+func (s *stock) made(t *table) {
+	types := make(map[string]string, len(t.columns))
+	for _, c := range t.columns {
+		types[c.Name] = c.Type
+	}
+	s.columns[t.name], s.engines[t.name] = types, t.engine
 }
 
 // engine is a table's, "" where that is not known.

@@ -2,6 +2,7 @@ package columnar
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,6 +99,42 @@ func TestOlderVersionLater(t *testing.T) {
 			}
 			b.expect("SELECT count() FROM system.columns WHERE database = 'tacho' AND table = 'tyre_1m_wide' AND name IN ('pressure_count', 'load_count')", "(2)")
 		}
+	}
+}
+
+// TestMadeOnce: what one writer of a process has made no other makes again, though it
+// looked before that was there.
+func TestMadeOnce(t *testing.T) {
+	b := newBench(t)
+	s, ok := b.catalog.Schemas().Current("position")
+	if !ok {
+		t.Fatal("no schema")
+	}
+	if err := Migrate(t.Context(), b.server); err != nil {
+		t.Fatal(err)
+	}
+	shared := &Tables{}
+	var writers []*Writer
+	for p := range uint16(2) {
+		w, err := New(Config{Log: b.log, Catalog: b.catalog, Partition: p, Server: b.server, Tables: shared})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.conn.Close()
+		if err := w.prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		writers = append(writers, w)
+	}
+	var made []string
+	for _, w := range writers {
+		if err := w.ensure(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, b.query("SELECT name, uuid FROM system.tables WHERE database = 'tacho' AND startsWith(name, 'position') ORDER BY name"))
+	}
+	if made[0] != made[1] || strings.Count(made[0], "position") != 5 {
+		t.Errorf("the first made\n%s\nthe second\n%s", made[0], made[1])
 	}
 }
 

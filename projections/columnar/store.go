@@ -61,16 +61,21 @@ func (w *Writer) ensure(ctx context.Context, s *schemas.Schema) error {
 	if s == nil || w.ensured[s.Name()] >= s.Version() {
 		return nil
 	}
-	err := w.persist(ctx, "ensure "+s.Name(), func() error { return w.ensureTables(ctx, s) })
+	err := w.persist(ctx, "ensure "+s.Name(), func() error {
+		w.tables.mu.Lock()
+		defer w.tables.mu.Unlock()
+		return w.ensureTables(ctx, s)
+	})
 	if err == nil {
 		w.ensured[s.Name()] = s.Version()
 	}
 	return err
 }
 
-// ensureTables makes the tables of a message type, and what rests on them.
+// ensureTables makes the tables of a message type, and what rests on them; what is
+// known of tables is held.
 func (w *Writer) ensureTables(ctx context.Context, s *schemas.Schema) error {
-	if err := messageTable(s).ensure(ctx, w.conn, w.cfg.Server.Name(), w.known); err != nil {
+	if err := messageTable(s).ensure(ctx, w.conn, w.cfg.Server.Name(), w.tables.stock); err != nil {
 		return err
 	}
 	if rolledUp(s) {

@@ -40,7 +40,11 @@ func (v View) ensure(ctx context.Context, conn clickhouse.Conn, db string, over 
 }
 
 func (w *Writer) ensureView(ctx context.Context, v View) error {
-	return w.persist(ctx, "ensure "+v.Name, func() error { return v.ensure(ctx, w.conn, w.cfg.Server.Name(), w.cfg.under(v), w.known) })
+	return w.persist(ctx, "ensure "+v.Name, func() error {
+		w.tables.mu.Lock()
+		defer w.tables.mu.Unlock()
+		return v.ensure(ctx, w.conn, w.cfg.Server.Name(), w.cfg.under(v), w.tables.stock)
+	})
 }
 
 // under returns the tables that a view may read.

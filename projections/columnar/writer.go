@@ -22,6 +22,7 @@ type Writer struct {
 	conn   clickhouse.Conn
 	client *http.Client
 	mem    *schemas.Recycler
+	tables *knownTables
 
 	mu      sync.Mutex
 	status  projections.Status
@@ -44,7 +45,6 @@ type Writer struct {
 	rollUpDoubt bool              // see rollUpLater
 	touched     map[string]bool   // message tables with samples since then; nil: any may have
 	ensured     map[string]uint32 // version of each message table's schema
-	known       *stock            // at the start
 	age         time.Duration     // how old a batch may get; see adapt
 
 	suspects map[events.Position]*projections.BreakdownError // events at which the code broke, to be parked
@@ -65,7 +65,7 @@ func New(cfg Config) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{
-		cfg: cfg, conn: conn, mem: schemas.NewRecycler(memory.NewGoAllocator(), int(2*cfg.MaxBytes)),
+		cfg: cfg, conn: conn, tables: cfg.Tables.at(cfg.Server), mem: schemas.NewRecycler(memory.NewGoAllocator(), int(2*cfg.MaxBytes)),
 		client: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: cfg.Server.TLS, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * time.Second,
 		}},
@@ -151,7 +151,6 @@ func (w *Writer) parks(broken *projections.BreakdownError) bool {
 
 // work finds out where the writer stood and writes from there.
 func (w *Writer) work(ctx context.Context) error {
-	w.known = nil // of an earlier run
 	if err := w.resume(ctx); err != nil {
 		return unless(ctx, err)
 	}
@@ -197,8 +196,10 @@ func (w *Writer) end(err error) error {
 // prepare makes the tables of facts and the views, so that they can be queried
 // before the first fact.
 func (w *Writer) prepare(ctx context.Context) error {
-	err := w.persist(ctx, "keep events", func() (err error) {
-		if w.known, err = takeStock(ctx, w.conn, w.cfg.Server.Name()); err != nil {
+	err := w.persist(ctx, "keep events", func() error {
+		w.tables.mu.Lock()
+		defer w.tables.mu.Unlock()
+		if err := w.tables.look(ctx, w.conn, w.cfg.Server.Name()); err != nil {
 			return err
 		}
 		for _, table := range []string{"events", "dead_letters"} { // outcomes outlive their letters

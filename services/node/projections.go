@@ -40,7 +40,8 @@ func (n *Node) startProjections(context.Context) error {
 	n.shadows.Past(whole)
 	n.commands.Past(whole)
 	base := columnar.Config{
-		Log: whole, Catalog: n.catalog, Server: n.shards.Servers[0], MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
+		Tables: &columnar.Tables{},
+		Log:    whole, Catalog: n.catalog, Server: n.shards.Servers[0], MaxAge: n.cfg.BatchAge, RollUpEvery: n.cfg.RollUpEvery, Logger: n.logger,
 		OnPanic: projections.OnPanic{Park: n.cfg.OnPanic == "park"},
 		Keep:    columnar.Keep{Samples: n.cfg.KeepSamples, Events: n.cfg.KeepEvents, Minutes: n.cfg.Keep1m, Hours: n.cfg.Keep1h},
 		Facts:   []columnar.FactTable{changes, steps, connections}, Views: append(append(views(), columnar.LetterView), columnar.AnalystViews(n.catalog.Schemas().All())...),
