@@ -1,6 +1,7 @@
 # make help lists what there is. make ci is exactly what CI runs.
 MODULES     := schemas events projections services loadtest
 PACKAGES    := $(addprefix ./,$(addsuffix /...,$(MODULES)))
+RACE        := $(filter-out ./loadtest/...,$(PACKAGES)) ./loadtest/fleet ./loadtest/ledger
 LONGEST     := ./services/node ./projections/columnar ./loadtest/fault ./events/jetlog
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -34,7 +35,7 @@ test: ## build and pass every test
 
 # Each process that ends under the race detector sleeps a second first; engines are processes.
 race: ## the short tests under the race detector (those left out, with -short, run in make test)
-	GORACE=atexit_sleep_ms=0 $(GOTEST) -race -short -vet=off $(LONGEST) $(PACKAGES)
+	GORACE=atexit_sleep_ms=0 $(GOTEST) -race -short -vet=off $(filter-out ./loadtest/%,$(LONGEST)) $(RACE)
 
 fuzz: ## every fuzz target in test files whose path begins with FUZZ (all) for FUZZTIME (10s) each
 	@set -e; git grep -l '^func Fuzz' -- $(foreach d,$(FUZZ),'$(d)*_test.go') | while read -r f; do \

@@ -61,6 +61,9 @@ func TestLog(t *testing.T) {
 		{"Tapped", OS, true, []nats.Option{Tapped()}},
 	} {
 		t.Run(way.name, func(t *testing.T) {
+			if testing.Short() && way.durability != Disk && way.read == nil {
+				t.Skip("as Disk, but for what it waits for: make test runs this")
+			}
 			t.Parallel()
 			logtest.Run(t, func(t *testing.T, partitions int) events.Log {
 				dir := t.TempDir()

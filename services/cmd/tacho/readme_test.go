@@ -17,6 +17,9 @@ import (
 // TestReadme pastes what the README shows under "Use it", line by line, into a
 // shell beside a node that has just been started.
 func TestReadme(t *testing.T) {
+	if testing.Short() {
+		t.Skip("processes of their own, made without the race detector: make test runs this")
+	}
 	text, err := os.ReadFile("../../../README.md")
 	if err != nil {
 		t.Fatal(err)
