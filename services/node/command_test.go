@@ -13,6 +13,7 @@ import (
 // program: round trip, a kill -9 with a command that waits, the command after
 // the restart, and what ClickHouse has of it all.
 func TestCommandConformance(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := serve(t, dir)
 	var device struct{ Token string }

@@ -24,6 +24,7 @@ func TestCompactKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long, and the race detector sees the same in TestCompactByTwo: make test runs this")
 	}
+	t.Parallel()
 	config := func(dir string) Config {
 		c := defaults(t, "--keep-control", "24h", "--role", "gateway,api")
 		c.Data, c.LogBytes, c.least, c.settle = dir, 20<<20, 1, time.Nanosecond

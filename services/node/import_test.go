@@ -96,6 +96,7 @@ var nanoseconds = regexp.MustCompile(`(T[0-9:]{8}\.[0-9]{6})[0-9]{1,3}Z`)
 // torn file, a log that holds something and half an import are refused; what was
 // forgotten after the export does not come back.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	p := serve(t, t.TempDir())
 	tokens := map[string]string{}
 	for _, device := range []string{"car-1", "car-2"} {

@@ -38,6 +38,7 @@ func TestSplitShards(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long, and most of it is ClickHouse's: make test runs this")
 	}
+	t.Parallel()
 	c := onShards(t, "2")
 	n := startNode(t, c)
 	const cars = 12
@@ -98,6 +99,7 @@ func TestShards(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long, and its writers race in columnar's: make test runs this")
 	}
+	t.Parallel()
 	c := onShards(t, "4")
 	n := startNode(t, c)
 	const cars, each = 6, 10
