@@ -48,7 +48,9 @@ func (c *committer) mend(b *batch) {
 			}
 			return
 		case errors.Is(err, events.ErrUnknown):
-			c.l.cfg.Logger.Warn("outcome of an append is unknown; looking for it in the log", "stream", c.stream, "events", len(missing), "error", err)
+			if !errors.Is(err, errOfMany) { // a refusal, which its sender hears of
+				c.l.cfg.Logger.Warn("outcome of an append is unknown; looking for it in the log", "stream", c.stream, "events", len(missing), "error", err)
+			}
 			still, lookErr := c.lookFor(b, missing)
 			if lookErr != nil {
 				err = fmt.Errorf("%w: %w", events.ErrUnknown, lookErr)

@@ -116,6 +116,7 @@ func (f *Front) layShard(ctx context.Context, w *Writer) error {
 	return nil
 }
 
+// layOwn makes the tables of every message type, and those of facts.
 func (f *Front) layOwn(ctx context.Context, w *Writer) error {
 	w.tables.mu.Lock()
 	defer w.tables.mu.Unlock()

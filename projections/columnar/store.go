@@ -72,8 +72,8 @@ func (w *Writer) ensure(ctx context.Context, s *schemas.Schema) error {
 	return err
 }
 
-// ensureTables makes the tables of a message type, and what rests on them; what is
-// known of tables is held.
+// ensureTables makes the tables of a message type, and what rests on them; w.tables.mu
+// is held.
 func (w *Writer) ensureTables(ctx context.Context, s *schemas.Schema) error {
 	if err := messageTable(s).ensure(ctx, w.conn, w.cfg.Server.Name(), w.tables.stock); err != nil {
 		return err
