@@ -3,21 +3,12 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"path/filepath"
-	"time"
-
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/memory"
-	"github.com/apache/arrow/go/v15/parquet/file"
-	"github.com/apache/arrow/go/v15/parquet/pqarrow"
 
 	"github.com/tachograph/tachograph/events"
 )
@@ -97,132 +88,4 @@ func (a *Archive) Events(ctx context.Context, epoch uint32, partition uint16, af
 			}
 		}
 	}
-}
-
-const readRows = 4096
-
-// read yields the events of one file.
-func (a *Archive) read(ctx context.Context, f File) iter.Seq2[events.Event, error] {
-	return func(yield func(events.Event, error) bool) {
-		fail := func(err error) { yield(events.Event{}, err) }
-		pf, err := file.OpenParquetFile(filepath.Join(a.Dir, f.Name), false)
-		if err != nil {
-			fail(err)
-			return
-		}
-		defer pf.Close()
-		r, err := pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: readRows}, memory.DefaultAllocator)
-		if err != nil {
-			fail(err)
-			return
-		}
-		records, err := r.GetRecordReader(ctx, nil, nil)
-		if err != nil {
-			fail(err)
-			return
-		}
-		defer records.Release()
-		for records.Next() {
-			rows, err := columnsOf(records.Record())
-			if err != nil {
-				fail(err)
-				return
-			}
-			for i := range rows.len {
-				e, err := rows.event(i)
-				if !yield(e, err) || err != nil {
-					return
-				}
-			}
-		}
-		if err := records.Err(); err != nil && !errors.Is(err, io.EOF) {
-			fail(err)
-		}
-	}
-}
-
-// rows are the columns of a record that make up events.
-type rows struct {
-	len                            int
-	epoch, schema                  *array.Uint32
-	partition                      *array.Uint16
-	position                       *array.Uint64
-	id, typ, subject, body, base64 texts
-	received                       *array.Timestamp
-	unit                           arrow.TimeUnit
-}
-
-// texts is a column of text, whichever of Arrow's two it came as.
-type texts interface {
-	IsNull(int) bool
-	Value(int) string
-}
-
-type binaryTexts struct{ *array.Binary }
-
-func (b binaryTexts) Value(i int) string { return string(b.Binary.Value(i)) }
-
-func columnsOf(r arrow.Record) (*rows, error) {
-	c := &rows{len: int(r.NumRows())}
-	var errs []error
-	column := func(name string) arrow.Array {
-		if i := r.Schema().FieldIndices(name); len(i) == 1 {
-			return r.Column(i[0])
-		}
-		errs = append(errs, fmt.Errorf("column %s is not there", name))
-		return nil
-	}
-	text := func(name string) texts {
-		switch column := column(name).(type) {
-		case *array.String:
-			return column
-		case *array.Binary:
-			return binaryTexts{column}
-		}
-		errs = append(errs, fmt.Errorf("column %s is no text", name))
-		return nil
-	}
-	c.epoch, c.schema = typed[*array.Uint32](column, "epoch", &errs), typed[*array.Uint32](column, "schema", &errs)
-	c.partition = typed[*array.Uint16](column, "partition", &errs)
-	c.position = typed[*array.Uint64](column, "position", &errs)
-	c.received = typed[*array.Timestamp](column, "received", &errs)
-	c.id, c.typ, c.subject, c.body, c.base64 = text("id"), text("type"), text("subject"), text("body"), text("body_base64")
-	if len(errs) == 0 {
-		c.unit = c.received.DataType().(*arrow.TimestampType).Unit
-	}
-	return c, errors.Join(errs...)
-}
-
-func typed[T arrow.Array](column func(string) arrow.Array, name string, errs *[]error) T {
-	c, ok := column(name).(T)
-	if !ok {
-		*errs = append(*errs, fmt.Errorf("column %s is not of its type", name))
-	}
-	return c
-}
-
-func (c *rows) event(i int) (e events.Event, err error) {
-	e.Position = events.Position{Epoch: c.epoch.Value(i), Partition: c.partition.Value(i), Seq: c.position.Value(i)}
-	fail := func(err error) (events.Event, error) { return e, fmt.Errorf("event at %s: %w", e.Position, err) }
-	subject := c.subject.Value(i)
-	if e.Stream, e.Type, e.Schema, err = events.ParseSubject(subject); err != nil {
-		return fail(err)
-	}
-	e.ID, e.Schema = c.id.Value(i), c.schema.Value(i)
-	if e.Type == "" { // it stands in the subject, but for control facts
-		e.Type = c.typ.Value(i)
-	}
-	if made := e.Subject(); made != subject {
-		return fail(fmt.Errorf("its subject is %q and should be %q", subject, made))
-	}
-	e.Received = c.received.Value(i).ToTime(c.unit).UTC().Truncate(time.Microsecond)
-	if !c.base64.IsNull(i) {
-		e.Payload, err = base64.StdEncoding.DecodeString(c.base64.Value(i))
-	} else {
-		e.Payload = []byte(c.body.Value(i))
-	}
-	if err != nil {
-		return fail(err)
-	}
-	return e, nil
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/apache/arrow/go/v15/parquet/file"
-
 	"github.com/tachograph/tachograph/events"
 )
 
@@ -237,15 +235,11 @@ func (e *Export) writeParquet(ctx context.Context, f *File, what, sql string, pa
 	if err != nil {
 		return err
 	}
-	r, err := file.OpenParquetFile(filepath.Join(e.Dir, f.Name), false)
+	rows, err := countRows(filepath.Join(e.Dir, f.Name))
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", f.Name, err)
 	}
-	rows := r.NumRows()
-	if err := r.Close(); err != nil {
-		return fmt.Errorf("look at %s: %w", f.Name, err)
-	}
-	if uint64(rows) != f.Count {
+	if rows != f.Count {
 		return fmt.Errorf("%s has %d %s, %d were counted: some were removed meanwhile (remedy: export again, into an empty folder)", f.Name, rows, what, f.Count)
 	}
 	return nil

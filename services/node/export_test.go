@@ -1,8 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -13,11 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/memory"
-	"github.com/apache/arrow/go/v15/parquet/file"
-	"github.com/apache/arrow/go/v15/parquet/pqarrow"
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/tachograph/tachograph/services/archive"
 )
@@ -179,92 +178,81 @@ func (p *program) samplesIn(dir string) (m archive.SampleManifest) {
 	}
 	for _, table := range m.Tables {
 		for _, f := range table.Files {
-			r, err := file.OpenParquetFile(filepath.Join(dir, f.Name), false)
-			if err != nil {
-				p.t.Fatal(err)
-			}
-			if uint64(r.NumRows()) != f.Count || f.SHA256 == "" {
+			if r := parquetFile(p.t, filepath.Join(dir, f.Name)); uint64(r.NumRows()) != f.Count || f.SHA256 == "" {
 				p.t.Errorf("%s: %d rows, %+v", f.Name, r.NumRows(), f)
-			}
-			if err := r.Close(); err != nil {
-				p.t.Fatal(err)
 			}
 		}
 	}
 	return m
 }
 
+func parquetFile(t *testing.T, path string) *parquet.File {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := parquet.OpenFile(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// shapesColumns are columns of a file of shapes, and their types.
+type shapesColumns struct {
+	Seq       uint64           `parquet:"_seq"`
+	Partition uint16           `parquet:"_partition"`
+	Received  int64            `parquet:"received,timestamp(microsecond)"`
+	Device    string           `parquet:"device"`
+	Time      int64            `parquet:"time,timestamp(microsecond)"`
+	Speed     *float64         `parquet:"speed,optional"`
+	Locked    *bool            `parquet:"locked,optional"`
+	Turns     *int32           `parquet:"turns,optional"`
+	Odometer  *uint64          `parquet:"odometer,optional"`
+	Level     *float32         `parquet:"level,optional"`
+	Name      *string          `parquet:"name,optional"`
+	Picture   *string          `parquet:"picture,optional"` // in base64
+	Gear      *string          `parquet:"gear,optional"`
+	Serviced  *int64           `parquet:"serviced,optional,timestamp(microsecond)"`
+	Pressures []float64        `parquet:"pressures,list"`
+	FrontLoad *float64         `parquet:"front_load,optional"`
+	Doors     map[string]int32 `parquet:"doors"`
+}
+
 // parquetRows reads a file and holds its types against what the schema wants.
 func parquetRows(t *testing.T, path string, into map[string]map[string]any) {
 	t.Helper()
-	f, err := file.OpenParquetFile(path, false)
-	if err != nil {
-		t.Fatal(err)
+	f := parquetFile(t, path)
+	there := map[string]parquet.Node{}
+	for _, field := range f.Schema().Fields() {
+		there[field.Name()] = field
 	}
-	defer f.Close()
-	r, err := pqarrow.NewFileReader(f, pqarrow.ArrowReadProperties{BatchSize: 1000}, memory.DefaultAllocator)
-	if err != nil {
-		t.Fatal(err)
-	}
-	table, err := r.ReadTable(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer table.Release()
-	for name, want := range map[string]string{
-		"device": "utf8", "time": "timestamp[us, tz=UTC]", "speed": "float64", "locked": "bool", "turns": "int32", "odometer": "uint64", "level": "float32", "name": "utf8", "picture": "utf8",
-		"gear": "utf8", "serviced": "timestamp[us, tz=UTC]", "pressures": "list<list: float64, nullable>", "front_load": "float64", "_seq": "uint64", "_partition": "uint16", "received": "timestamp[us, tz=UTC]",
-	} {
-		fields, ok := table.Schema().FieldsByName(name)
-		if !ok || fields[0].Type.String() != want {
-			t.Errorf("column %s: %v, want %s", name, fields, want)
+	for _, want := range parquet.SchemaOf(shapesColumns{}).Fields() {
+		if got := there[want.Name()]; got == nil || !parquet.SameNodes(got, want) {
+			t.Errorf("column %s: %s, want %s", want.Name(), got, want)
 		}
 	}
-	if fields, ok := table.Schema().FieldsByName("doors"); !ok || fields[0].Type.ID() != arrow.MAP {
-		t.Errorf("column doors: %v", fields)
-	}
-	records := array.NewTableReader(table, 1000)
-	defer records.Release()
-	for records.Next() {
-		record := records.Record()
-		for i := range int(record.NumRows()) {
-			row := map[string]any{}
-			for c, column := range record.Columns() {
-				row[record.ColumnName(c)] = cell(column, i)
-			}
+	r := parquet.NewGenericReader[any](f)
+	defer r.Close()
+	for batch := make([]any, 1000); ; {
+		clear(batch)
+		n, err := r.Read(batch)
+		for _, row := range batch[:n] {
 			b, err := json.Marshal(row)
 			if err != nil {
 				t.Fatal(err)
 			}
-			row = object(t, string(b))
+			row := object(t, string(b))
 			into[fmt.Sprint(row["_seq"], row["_row"])] = row
 		}
-	}
-}
-
-func cell(column arrow.Array, i int) any {
-	if column.IsNull(i) {
-		return nil
-	}
-	switch c := column.(type) {
-	case *array.Timestamp:
-		return int64(c.Value(i))
-	case *array.Map:
-		from, to := c.ValueOffsets(i)
-		m := map[string]any{}
-		for j := from; j < to; j++ {
-			m[c.Keys().ValueStr(int(j))] = cell(c.Items(), int(j))
+		if errors.Is(err, io.EOF) {
+			return
 		}
-		return m
-	case *array.List:
-		from, to := c.ValueOffsets(i)
-		l := []any{}
-		for j := from; j < to; j++ {
-			l = append(l, cell(c.ListValues(), int(j)))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return l
 	}
-	return column.GetOneForMarshal(i)
 }
 
 // object reads a JSON object, its numbers as they stand there.
