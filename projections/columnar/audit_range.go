@@ -49,7 +49,7 @@ func (a *auditor) compareRange(ctx context.Context, s stretch, blocks []*block) 
 
 // withRows returns which of the tables that should have no rows in a stretch have some.
 func (a *auditor) withRows(ctx context.Context, s stretch, tables []*auditedTable) (names []string, err error) {
-	for chunk := range slices.Chunk(tables, 50) {
+	for chunk := range slices.Chunk(tables, tablesAtOnce) {
 		var parts []string
 		for _, t := range chunk {
 			parts = append(parts, fmt.Sprintf("SELECT %s AS t, count() AS n FROM %s WHERE %s AND %s", text(t.name), a.table(t.name), s.where(), t.sound()))

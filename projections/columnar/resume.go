@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
@@ -76,26 +78,52 @@ func (w *Writer) doubt(ctx context.Context) error {
 	return w.findBeyond(ctx)
 }
 
+// tablesAtOnce is how many tables one statement looks at.
+const tablesAtOnce = 50
+
 func (w *Writer) findBeyond(ctx context.Context) error {
 	tables, err := w.messageTables(ctx)
 	if err != nil {
 		return err
 	}
 	beyond := map[string]uint64{}
-	after := w.checkpoint.Position
-	for _, table := range tables {
-		var seq uint64
-		row := w.conn.QueryRow(ctx, fmt.Sprintf(
-			"SELECT max(_seq) FROM %s WHERE _partition = ? AND (_epoch > ? OR _epoch = ? AND _seq > ?)", w.table(table)),
-			w.cfg.Partition, after.Epoch, after.Epoch, after.Seq)
-		if err := row.Scan(&seq); err != nil {
-			return fmt.Errorf("look for rows of %s beyond the checkpoint: %w", table, err)
-		}
-		if seq > 0 {
-			beyond[table] = seq
+	for some := range slices.Chunk(tables, tablesAtOnce) {
+		if err := w.lookBeyond(ctx, some, beyond); err != nil {
+			return err
 		}
 	}
 	w.beyond = beyond
+	return nil
+}
+
+func (w *Writer) lookBeyond(ctx context.Context, tables []string, beyond map[string]uint64) error {
+	after := w.checkpoint.Position
+	var parts []string
+	for _, table := range tables {
+		parts = append(parts, fmt.Sprintf("SELECT %s AS t, max(_seq) AS seq FROM %s WHERE _partition = %d AND (_epoch > %d OR _epoch = %d AND _seq > %d)",
+			text(table), w.table(table), w.cfg.Partition, after.Epoch, after.Epoch, after.Seq))
+	}
+	var newest []struct {
+		Table string `ch:"t"`
+		Seq   uint64 `ch:"seq"`
+	}
+	err := w.conn.Select(ctx, &newest, strings.Join(parts, " UNION ALL "))
+	if err != nil && len(tables) > 1 { // which one it is
+		for _, table := range tables {
+			if err := w.lookBeyond(ctx, []string{table}, beyond); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for rows of %s beyond the checkpoint: %w", tables[0], err)
+	}
+	for _, n := range newest {
+		if n.Seq > 0 {
+			beyond[n.Table] = n.Seq
+		}
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,8 +84,12 @@ func (w *Writer) rollUp(ctx context.Context) error {
 		if to.Epoch == w.rolled.Epoch && to.Seq-w.rolled.Seq > rollUpChunk {
 			to.Seq = w.rolled.Seq + rollUpChunk
 		}
+		touched := w.touched
+		if touched == nil {
+			touched = w.sampled(ctx, to)
+		}
 		for _, s := range w.cfg.Catalog.Schemas().All() {
-			if !rolledUp(s) || w.untouched(s) {
+			if !rolledUp(s) || touched != nil && !touched[s.Name()] {
 				continue
 			}
 			if err := w.ensure(ctx, s); err != nil {
@@ -105,9 +110,35 @@ func (w *Writer) rollUp(ctx context.Context) error {
 	return nil
 }
 
-// untouched tells of a table that certainly has no new samples. After a start
-// nothing is certain.
-func (w *Writer) untouched(s *schemas.Schema) bool { return w.touched != nil && !w.touched[s.Name()] }
+// sampled returns the message types with samples that the roll-ups lack, up to a
+// position. After a start any may have some, and a look at all of them at once is
+// less than a pass over each. It returns nil when it cannot tell: the passes meet
+// what is wrong themselves, and say of which table.
+func (w *Writer) sampled(ctx context.Context, to events.Position) map[string]bool {
+	var parts []string
+	for _, s := range w.cfg.Catalog.Schemas().All() {
+		if !rolledUp(s) {
+			continue
+		}
+		if err := w.ensure(ctx, s); err != nil {
+			return nil
+		}
+		parts = append(parts, fmt.Sprintf("(SELECT %s AS t FROM %s WHERE %s LIMIT 1)", text(s.Name()), w.table(s.Name()), w.within(to)))
+	}
+	found := map[string]bool{}
+	for some := range slices.Chunk(parts, tablesAtOnce) {
+		var types []struct {
+			Name string `ch:"t"`
+		}
+		if err := w.conn.Select(ctx, &types, strings.Join(some, " UNION ALL ")); err != nil {
+			return nil
+		}
+		for _, t := range types {
+			found[t.Name] = true
+		}
+	}
+	return found
+}
 
 func (w *Writer) addToRollUp(ctx context.Context, s *schemas.Schema, r resolution, to events.Position) error {
 	attempt, doubtful := 0, w.touched == nil

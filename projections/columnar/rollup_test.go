@@ -196,6 +196,48 @@ func TestRollUps(t *testing.T) {
 	}
 }
 
+// TestRollUpsOfAStart: after a start only types with samples that the roll-ups lack are
+// passed over, and what came while no writer ran is among them.
+func TestRollUpsOfAStart(t *testing.T) {
+	b := newBench(t)
+	moment := 1_700_000_000_000
+	passes := func(sent ...string) string {
+		t.Helper()
+		for _, typ := range sent {
+			moment++
+			b.send("car-1", typ, fmt.Sprintf(`{"time":%d,"speed":5,"hvac_ambient_air_temperature":20}`, moment))
+		}
+		var passes []string
+		w, stop := b.start(0, func(step string) error { // steps are the writer's goroutine's
+			if view, ok := strings.CutPrefix(step, "roll up "); ok && !strings.HasSuffix(view, " done") {
+				passes = append(passes, view)
+			}
+			return nil
+		})
+		b.await(w)
+		b.awaitRollUps()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(passes, " ")
+	}
+	for _, c := range []struct{ sent, want string }{
+		{"position", "position_1m position_1h"},
+		{"cabin", "cabin_1m cabin_1h"},
+		{"nonesuch", ""},
+		{"position cabin", "cabin_1m cabin_1h position_1m position_1h"},
+	} {
+		if got := passes(strings.Fields(c.sent)...); got != c.want {
+			t.Errorf("with new samples of %s the passes were %q, not %q", c.sent, got, c.want)
+		}
+	}
+	for _, view := range []string{"position_1m", "cabin_1h"} {
+		if got := b.query("SELECT sum(count) FROM tacho." + view); got != "(2)" {
+			t.Errorf("%s has %s samples", view, got)
+		}
+	}
+}
+
 // TestRollUpsOutliveSamples: a sample that comes late for a bucket whose samples
 // have expired is added to it.
 func TestRollUpsOutliveSamples(t *testing.T) {
