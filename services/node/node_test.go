@@ -93,12 +93,19 @@ func publish(t *testing.T, node *Node, device string, from, n int) {
 func awaitRows(t testing.TB, node *Node, sql, want string) {
 	t.Helper()
 	got := ""
-	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline, pause := time.Now().Add(3*time.Minute), 50*time.Millisecond; time.Now().Before(deadline); pause = longer(pause) {
 		if got = answerOf(t, node, sql); got == want {
 			return
 		}
 	}
 	t.Fatalf("%s\ngot  %s\nwant %s", sql, got, want)
+}
+
+// longer sleeps, and returns the pause before the next look: looks at ClickHouse cost
+// what is waited for its time.
+func longer(pause time.Duration) time.Duration {
+	time.Sleep(pause)
+	return min(pause*3/2, 500*time.Millisecond)
 }
 
 // answerOf asks the node's ClickHouse, once.

@@ -188,7 +188,7 @@ func (p *program) sql(query string) string {
 func (p *program) await(query, want string) {
 	p.t.Helper()
 	got := ""
-	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline, pause := time.Now().Add(3*time.Minute), 50*time.Millisecond; time.Now().Before(deadline); pause = longer(pause) {
 		if got = p.sql(query); got == want {
 			return
 		}
