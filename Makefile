@@ -14,7 +14,8 @@ FUZZ     ?= $(MODULES)
 COUNT    ?= 5
 
 # Tests wait for servers more than they compute, so four packages are tested at a time, those that take longest first.
-GOTEST   := go test -p 4 -timeout 20m
+# make lint vets them.
+GOTEST   := go test -vet=off -p 4 -timeout 20m
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test race fuzz bench telegraf lint modules vuln tidy ci clean
@@ -35,7 +36,7 @@ test: ## build and pass every test
 
 # Each process that ends under the race detector sleeps a second first; engines are processes.
 race: ## the short tests under the race detector (those left out, with -short, run in make test)
-	GORACE=atexit_sleep_ms=0 $(GOTEST) -race -short -vet=off $(filter-out ./loadtest/%,$(LONGEST)) $(RACE)
+	GORACE=atexit_sleep_ms=0 $(GOTEST) -race -short $(filter-out ./loadtest/%,$(LONGEST)) $(RACE)
 
 fuzz: ## every fuzz target in test files whose path begins with FUZZ (all) for FUZZTIME (10s) each
 	@set -e; git grep -l '^func Fuzz' -- $(foreach d,$(FUZZ),'$(d)*_test.go') | while read -r f; do \
@@ -51,7 +52,7 @@ telegraf: ## bin/telegraf, which make bench then measures as well (12 minutes)
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $(MODULES)); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	go vet $(PACKAGES)
-	go run $(STATICCHECK) $(PACKAGES)
+	GOGC=400 go run $(STATICCHECK) $(PACKAGES)
 
 modules: ## every module builds, vets and is tidy without the workspace
 	@set -e; for m in $(MODULES); do echo "$$m, GOWORK=off"; \
