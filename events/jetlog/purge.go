@@ -118,6 +118,9 @@ func (l *Log) Purge(ctx context.Context, upTo events.Position) (events.Bounds, e
 		if err := s.Purge(ctx, jetstream.WithPurgeSequence(purged+1)); err != nil {
 			return fail(err)
 		}
+		if err := l.note(ctx, s, metaPurged, purged); err != nil { // another may have put it back meanwhile
+			return fail(err)
+		}
 	}
 	return l.Bounds(ctx, upTo.Partition)
 }
@@ -171,24 +174,29 @@ func (l *Log) mayPurge(ctx context.Context, upTo events.Position) (settled uint6
 	return settled, nil
 }
 
+// noteAttempts is how often a note is written that others, who note at the same time,
+// put back to what they had read: the server has no update upon a condition.
+const noteAttempts = 10
+
 // note raises a sequence of a stream's metadata. The caller holds beginnings.
 func (l *Log) note(ctx context.Context, s jetstream.Stream, key string, seq uint64) error {
-	info, err := s.Info(ctx)
-	if err != nil {
-		return err
+	for attempt := 0; ; attempt++ {
+		info, err := s.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if metaSeq(info, key) >= seq {
+			return nil
+		}
+		cfg := info.Config
+		if attempt == noteAttempts {
+			return fmt.Errorf("write down %s of stream %s: somebody else changed it at the same time, %d times", key, cfg.Name, attempt)
+		}
+		cfg.Metadata[key] = strconv.FormatUint(seq, 10)
+		if _, err := l.js.UpdateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("write down %s of stream %s: %w", key, cfg.Name, err)
+		}
 	}
-	if metaSeq(info, key) >= seq {
-		return nil
-	}
-	cfg := info.Config
-	cfg.Metadata[key] = strconv.FormatUint(seq, 10)
-	if _, err := l.js.UpdateStream(ctx, cfg); err != nil {
-		return fmt.Errorf("write down %s of stream %s: %w", key, cfg.Name, err)
-	}
-	if info, err = s.Info(ctx); err == nil && metaSeq(info, key) < seq {
-		err = fmt.Errorf("write down %s of stream %s: somebody else changed it at the same time", key, cfg.Name)
-	}
-	return err
 }
 
 // disturb is called before the server replaces or removes block files of a

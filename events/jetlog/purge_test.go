@@ -3,6 +3,7 @@ package jetlog
 import (
 	"errors"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -174,5 +175,34 @@ func TestSyncFollowsReplacedFiles(t *testing.T) {
 		if seq == 1 && os.SameFile(before, now) {
 			t.Fatal("the server does not replace the file any more: this test shows nothing")
 		}
+	}
+}
+
+// TestNotesAtOnce: of processes that raise a stream's note at the same moment each is
+// told that it is as high as it asked for. One may put it back to what it had read just
+// before; it is never lower than what the one that ends last asked for.
+func TestNotesAtOnce(t *testing.T) {
+	s := startServer(t, t.TempDir(), true)
+	const n, processes = 400, 4
+	var work sync.WaitGroup
+	for i := range processes {
+		l := open(t, Config{Publish: connect(t, s), Read: connect(t, s)})
+		work.Go(func() {
+			stream, err := l.js.Stream(t.Context(), streamName(0))
+			for seq := uint64(i + 1); err == nil && seq <= n; seq += processes {
+				err = l.note(t.Context(), stream, metaPurged, seq)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	stream, err := open(t, Config{Publish: connect(t, s), Read: connect(t, s)}).js.Stream(t.Context(), streamName(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := metaSeq(stream.CachedInfo(), metaPurged); got <= n-processes {
+		t.Errorf("the note is %d, of %d", got, n)
 	}
 }
