@@ -96,6 +96,8 @@ func (w *Writer) findBeyond(ctx context.Context) error {
 	return nil
 }
 
+// lookBeyond adds to beyond the newest sequence of each table that has rows beyond
+// the checkpoint.
 func (w *Writer) lookBeyond(ctx context.Context, tables []string, beyond map[string]uint64) error {
 	after := w.checkpoint.Position
 	var parts []string

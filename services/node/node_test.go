@@ -101,8 +101,8 @@ func awaitRows(t testing.TB, node *Node, sql, want string) {
 	t.Fatalf("%s\ngot  %s\nwant %s", sql, got, want)
 }
 
-// longer sleeps, and returns the pause before the next look: looks at ClickHouse cost
-// what is waited for its time.
+// longer sleeps, and returns the pause before the next look: each look takes
+// ClickHouse's time from what is waited for.
 func longer(pause time.Duration) time.Duration {
 	time.Sleep(pause)
 	return min(pause*3/2, 500*time.Millisecond)
