@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,12 +33,15 @@ type committer struct {
 	sub       *nats.Subscription
 
 	mu       sync.Mutex
-	queue    []item
+	queue    []load // the next batches, oldest first; items come to the last one
+	spare    [][]item
 	waiting  int           // queued or on their way
 	space    chan struct{} // closed and replaced when waiting shrinks
 	stopping bool
 	moved    *events.Layout    // what the log was split into without this process; nil: it was not
 	byID     map[string]*batch // on their way
+
+	largest atomic.Int64 // payload that the server takes, as the last batch found it
 
 	wake  chan struct{}
 	order chan *batch // to the finisher, oldest first; its capacity bounds the batches on their way
@@ -77,6 +82,14 @@ func (it *item) headers() nats.Header {
 	return h
 }
 
+// A load is what one batch will have. Its items' memory is used again and again.
+type load struct {
+	items []item
+	bytes int
+}
+
+func (w *load) full() bool { return len(w.items) == batchEvents || w.bytes >= batchBytes }
+
 // batch limits: one batch is at most what the server acknowledges in one go
 // for atomic batches, and a quarter of its usual buffer in bytes.
 const (
@@ -103,6 +116,7 @@ func startCommitter(l *Log, partition uint16) (*committer, error) {
 		return nil, err
 	}
 	c.confirmed = tail.Seq
+	c.largest.Store(int64(l.maxPayload()))
 	if c.sub, err = l.cfg.Publish.Subscribe(c.inbox+".>", c.answer); err != nil {
 		return nil, fmt.Errorf("listen for acknowledgements of %s: %w", c.stream, err)
 	}
@@ -121,10 +135,11 @@ func (l *Log) Enqueue(ctx context.Context, e events.Event, done func(error)) err
 	if e.Stream.Kind != events.Telemetry || e.Stream.Name != "" {
 		return fmt.Errorf("enqueue %s: only telemetry is enqueued, and no replays: %w", e.Stream, events.ErrInvalid)
 	}
-	if limit := l.maxPayload(); len(e.Payload) > limit {
+	c := l.groups[l.layout.Of(e.Stream)]
+	if limit := int(c.largest.Load()); len(e.Payload) > limit {
 		return fmt.Errorf("enqueue %s: %d bytes, at most %d: %w", e.Stream, len(e.Payload), limit, events.ErrTooLarge)
 	}
-	return l.groups[l.layout.Of(e.Stream)].enqueue(ctx, item{event: e, done: done})
+	return c.enqueue(ctx, item{event: e, done: done})
 }
 
 // maxPayload leaves room for the headers in what the server takes.
@@ -143,7 +158,7 @@ func (c *committer) enqueue(ctx context.Context, it item) error {
 		}
 		if c.waiting < c.l.cfg.Window {
 			c.waiting++
-			c.queue = append(c.queue, it)
+			c.put(it)
 			c.mu.Unlock()
 			select {
 			case c.wake <- struct{}{}:
@@ -161,22 +176,29 @@ func (c *committer) enqueue(ctx context.Context, it item) error {
 	}
 }
 
+// put queues one item. The caller holds c.mu.
+func (c *committer) put(it item) {
+	if n := len(c.queue); n == 0 || c.queue[n-1].full() {
+		var next load
+		if n := len(c.spare); n > 0 {
+			next.items, c.spare = c.spare[n-1], c.spare[:n-1]
+		}
+		c.queue = append(c.queue, next)
+	}
+	last := &c.queue[len(c.queue)-1]
+	last.items = append(last.items, it)
+	last.bytes += len(it.event.Payload) + 64
+}
+
 // take removes the next batch's items from the queue; nil when it is empty.
 func (c *committer) take() (items []item, stopping bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, bytes := 0, 0
-	for n < len(c.queue) && n < batchEvents && bytes < batchBytes {
-		bytes += len(c.queue[n].event.Payload) + 64
-		n++
-	}
-	if n == 0 {
+	if len(c.queue) == 0 {
 		return nil, c.stopping
 	}
-	items = c.queue[:n:n]
-	if c.queue = c.queue[n:]; len(c.queue) == 0 {
-		c.queue = nil
-	}
+	items = c.queue[0].items
+	c.queue = slices.Delete(c.queue, 0, 1)
 	return items, false
 }
 
@@ -193,6 +215,7 @@ func (c *committer) publish() {
 			<-c.wake
 			continue
 		}
+		c.largest.Store(int64(c.l.maxPayload())) // whose lock is too dear for each event
 		b := &batch{id: nuid.Next(), items: items, answered: make(chan struct{})}
 		c.gate.Lock()
 		c.register(b)
@@ -271,6 +294,11 @@ func (c *committer) settle(group []*batch) {
 		n += len(b.items)
 	}
 	c.mu.Lock()
+	for _, b := range group {
+		if clear(b.items); len(c.spare) <= batchesOnWay {
+			c.spare = append(c.spare, b.items[:0])
+		}
+	}
 	c.waiting -= n
 	close(c.space)
 	c.space = make(chan struct{})

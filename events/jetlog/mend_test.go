@@ -82,7 +82,7 @@ func TestMendedBehind(t *testing.T) {
 	taken := func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.queue == nil
+		return len(c.queue) == 0
 	}
 	for n := range 3 { // the publisher has the first, and waits; the others are the next batch
 		if err := l.Enqueue(t.Context(), logtest.Telemetry("car-1", n), func(err error) { results <- err }); err != nil {

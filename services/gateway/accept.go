@@ -53,11 +53,12 @@ func (g *Gateway) accept(ctx context.Context, m *Message, done func(error)) *Ref
 	} else {
 		at, _ = schemas.PeekTime(m.Payload)
 	}
-	if r := g.admit(ctx, m); r != nil {
+	since, r := g.admit(ctx, m)
+	if r != nil {
 		return r
 	}
 	p := g.pendings.Get().(*pending)
-	*p = pending{g: g, via: m.Via, size: len(m.Payload), bad: bad, since: time.Now(), done: done, settle: p.settle}
+	*p = pending{g: g, via: m.Via, size: len(m.Payload), bad: bad, since: since, done: done, settle: p.settle}
 	m.ID = idOf(m, at)
 	e := events.Event{
 		Stream: events.Stream{Kind: events.Telemetry, ID: m.Sender.device}, Type: m.Type,
@@ -85,26 +86,26 @@ func idOf(m *Message, at time.Time) string {
 	return events.UniqueID()
 }
 
-// admit keeps the device to its rates.
-func (g *Gateway) admit(ctx context.Context, m *Message) *Refusal {
+// admit keeps the device to its rates, and tells when the message was let in.
+func (g *Gateway) admit(ctx context.Context, m *Message) (time.Time, *Refusal) {
 	now := time.Now()
 	if !m.Patient {
 		if !m.Sender.meter.allow(&g.limits, now, len(m.Payload)) {
-			return refuse(RateLimited, "device sends faster than %.0f messages or %.0f bytes a second", g.limits.MessagesPerSecond, g.limits.BytesPerSecond)
+			return now, refuse(RateLimited, "device sends faster than %.0f messages or %.0f bytes a second", g.limits.MessagesPerSecond, g.limits.BytesPerSecond)
 		}
-		return nil
+		return now, nil
 	}
 	wait := m.Sender.meter.take(&g.limits, now, len(m.Payload))
 	if wait == 0 {
-		return nil
+		return now, nil
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
+		return time.Now(), nil
 	case <-ctx.Done():
-		return &Refusal{Unavailable, ctx.Err()}
+		return now, &Refusal{Unavailable, ctx.Err()}
 	}
 }
 

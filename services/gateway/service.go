@@ -125,7 +125,7 @@ func (c *conn) toService(ctx context.Context, t *topic, s *slot, payload []byte)
 		return
 	}
 	m := Message{Sender: c.sender, Via: MQTT, Payload: s.payload, Patient: true}
-	if r := c.g.admit(ctx, &m); r != nil {
+	if _, r := c.g.admit(ctx, &m); r != nil {
 		c.g.metrics.refuse(MQTT, r.Reason)
 		s.settled(r)
 		return
