@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -27,6 +28,7 @@ func (c *ServeCommand) Run(ctx context.Context, out *output, parsed *kong.Contex
 	if err := c.Node.validate(limits, parsed); err != nil {
 		return failed(exitUsage, "tacho check shows the configuration", "%w", err)
 	}
+	defer runtime.KeepAlive(ballast())
 	logger := slog.New(slog.NewTextHandler(out.notes, nil))
 	n, err := node.Start(ctx, c.Node.config(), logger)
 	for err == nil {
