@@ -38,12 +38,17 @@ type Catalog struct {
 // Open folds the log up to its present end, then registers the built-in
 // vehicle schemas that are missing or have grown.
 func Open(ctx context.Context, log events.Log, logger *slog.Logger) (*Catalog, error) {
+	return OpenWith(ctx, log, logger, vehicle.Schemas())
+}
+
+// OpenWith is Open with other built-in schemas.
+func OpenWith(ctx context.Context, log events.Log, logger *slog.Logger, builtIn []vehicle.Named) (*Catalog, error) {
 	registry := schemas.NewRegistry()
 	c := &Catalog{log: log, logger: logger, registry: registry, state: newState(registry), changed: make(chan struct{})}
 	if err := c.catchUp(ctx); err != nil {
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}
-	for _, named := range vehicle.Schemas() {
+	for _, named := range builtIn {
 		if c.had(named) {
 			continue
 		}

@@ -16,7 +16,6 @@ import (
 	"github.com/tachograph/tachograph/events"
 	"github.com/tachograph/tachograph/events/memlog"
 	"github.com/tachograph/tachograph/projections"
-	"github.com/tachograph/tachograph/projections/catalog"
 	"github.com/tachograph/tachograph/projections/columnar/engine"
 	"github.com/tachograph/tachograph/projections/columnar/engine/enginetest"
 )
@@ -34,10 +33,7 @@ func newSharded(t *testing.T, partitions int) *sharded {
 	t.Helper()
 	log := memlog.New(memlog.Options{Partitions: partitions})
 	t.Cleanup(func() { log.Close() })
-	c, err := catalog.Open(t.Context(), log, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := openCatalog(t, log)
 	s := &sharded{engines: enginetest.StartShards(t, "fleet", 2)}
 	var servers []Server
 	for _, e := range s.engines {

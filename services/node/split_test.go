@@ -54,7 +54,10 @@ func (f *splitFleet) send(device, typ string, bad bool, body ...string) {
 	f.lines(d.token, device, typ, body)
 }
 
-const splitHour = 1_700_000_000_000
+const (
+	splitHour = 1_700_000_000_000
+	splitCars = 8 // in all of four partitions, and in seven of eight
+)
 
 // drive has each device send n positions, some late, some again; round tells them apart.
 func (f *splitFleet) drive(round, n int) {
@@ -233,7 +236,7 @@ func TestSplit(t *testing.T) {
 	}
 	schema("int32 mileage = 2;")
 	stays := 0
-	for d := range 12 {
+	for d := range splitCars {
 		device := fmt.Sprint("car-", d)
 		var added struct{ Token string }
 		if err := json.Unmarshal([]byte(f.request("POST", "/v1/devices", fmt.Sprintf(`{"id":%q}`, device))), &added); err != nil {
@@ -244,7 +247,7 @@ func TestSplit(t *testing.T) {
 			stays++
 		}
 	}
-	if stays == 0 || stays == 12 {
+	if stays == 0 || stays == splitCars {
 		t.Fatalf("%d devices stay in their partition", stays)
 	}
 	f.drive(0, 100)
@@ -278,8 +281,8 @@ func TestSplit(t *testing.T) {
 	f.drive(1, 100)
 	// Half of the letters come back before the split.
 	schema("int64 mileage = 2;")
-	f.await("SELECT count() FROM tacho.dead_letters", "24")
-	for d := range 6 {
+	f.await("SELECT count() FROM tacho.dead_letters", fmt.Sprint(2*splitCars))
+	for d := range splitCars / 2 {
 		device := fmt.Sprint("car-", d)
 		f.must("dead-letters", "replay", "--device", device, "--limit", "1", "--data", dir)
 		f.devices[device].alive++
@@ -359,10 +362,10 @@ func TestSplit(t *testing.T) {
 	for range 2 {
 		f.must("dead-letters", "replay", "--data", dir)
 	}
-	for d := range 12 {
+	for d := range splitCars {
 		device := fmt.Sprint("car-", d)
 		f.devices[device].alive += 2
-		if d < 6 {
+		if d < splitCars/2 {
 			f.devices[device].alive--
 		}
 	}
@@ -380,7 +383,7 @@ func TestSplit(t *testing.T) {
 
 	// What one of those that moved had sent goes, from both of its partitions.
 	gone := ""
-	for d := range 12 { // folded looks at car-1 and car-2
+	for d := range splitCars { // folded looks at car-1 and car-2
 		if device := fmt.Sprint("car-", d); d > 2 && events.PartitionOf(events.Slot(device), 4) > 0 {
 			gone = device
 		}
